@@ -1,0 +1,84 @@
+#include "lib/base/json.h"
+
+#include <errno.h>
+#include <stdint.h>
+
+/* Looks at nesting alone, the one thing that must be known before a recursive parser starts. What is not JSON is left to jansson. */
+static int check_depth(const char *text, size_t len, struct err *err)
+{
+    int depth = 0, line = 1, column = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c == '\n') {
+            line++;
+            column = 0;
+        } else if ((c & 0xc0) != 0x80) {
+            column++;
+        }
+        if (in_string) {
+            if (c == '\\') {
+                i++;
+                column++;
+            } else if (c == '"' || c == '\n') {
+                in_string = false;
+            }
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '[' || c == '{') {
+            if (++depth > JSON_DEPTH_MAX)
+                return err_set(err, EINVAL, "bad-json", "line %d, column %d: nested deeper than %d levels", line, column, JSON_DEPTH_MAX);
+        } else if ((c == ']' || c == '}') && depth > 0) {
+            depth--;
+        }
+    }
+    return 0;
+}
+
+int json_parse(const char *text, size_t len, json_t **ret_json, struct err *err)
+{
+    int r = check_depth(text, len, err);
+    if (r < 0)
+        return r;
+    json_error_t error;
+    json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    if (!json) {
+        if (json_error_code(&error) == json_error_out_of_memory)
+            return err_set_errno(err, ENOMEM, "bad-json", "cannot parse JSON");
+        if (error.line <= 0)
+            return err_set(err, EINVAL, "bad-json", "%s", error.text);
+        return err_set(err, EINVAL, "bad-json", "line %d, column %d: %s", error.line, error.column, error.text);
+    }
+    *ret_json = json;
+    return 0;
+}
+
+int json_format(const json_t *json, char **ret_text, size_t *ret_len)
+{
+    char *text = json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY);
+    if (!text)
+        return -ENOMEM;
+    *ret_text = text;
+    if (ret_len)
+        *ret_len = strlen(text);
+    return 0;
+}
+
+/* FNV-1a, 64 bit: http://www.isthe.com/chongo/tech/comp/fnv/ */
+static int digest_piece(const char *buffer, size_t size, void *data)
+{
+    uint64_t hash = *(uint64_t *)data;
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ (unsigned char)buffer[i]) * UINT64_C(0x100000001b3);
+    *(uint64_t *)data = hash;
+    return 0;
+}
+
+int json_digest(const json_t *json, char ret_hex[17])
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    if (json_dump_callback(json, digest_piece, &hash, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) < 0)
+        return -ENOMEM;
+    snprintf(ret_hex, 17, "%016" PRIx64, hash);
+    return 0;
+}
