@@ -1,0 +1,93 @@
+/* The launch plan: everything a shim needs to run one VM, resolved by the manager, with no reference back to the spec.
+ *
+ * On disk as RUN/vms/NAME/plan.json. QEMU's argv is literal. It may name these inherited descriptors, whose numbers are part of
+ * the contract between the plan and whoever executes it: */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/base/record.h"
+#include "proto/states.h"
+
+enum plan_fd {
+    PLAN_FD_QMP = 3,     /* listening socket of the monitor, bound by the shim: qmp.sock */
+    PLAN_FD_CONSOLE = 4, /* listening socket of the first serial port: console.sock */
+    PLAN_FD_RAM = 5,     /* memfd that is the guest's RAM, when ram.shared */
+    PLAN_FD_LOCK = 6,    /* vm.lock, held for as long as QEMU lives */
+};
+
+enum { PLAN_SCHEMA = 1 };
+
+struct plan_step {
+    char *what;    /* "create disk data (20G)", for progress and errors */
+    char **argv;   /* absolute program first */
+    char *creates; /* skipped when this path exists; it is removed when the step fails; NULL: always run. Steps write to
+                    * a temporary name themselves when half a result would do harm */
+};
+
+struct plan_rung {
+    int kind;           /* enum rung_kind */
+    uint64_t wait_ms;   /* before the next rung */
+    uint64_t repeat_ms; /* do it again this often while waiting, 0: once */
+};
+
+struct plan_probe {
+    int kind; /* enum probe_kind */
+    char *host;
+    uint64_t port;
+    char *path;      /* http */
+    uint64_t status; /* http: wanted status, 0: any 2xx */
+    char *match;     /* http body, console pattern */
+    char **argv;     /* exec */
+    uint64_t interval_ms, timeout_ms, start_period_ms;
+    uint64_t retries;
+    int action; /* enum health_action */
+};
+
+struct plan {
+    uint64_t schema;
+    char *name;
+    char *run_dir, *state_dir, *log_dir; /* of this VM, absolute */
+
+    struct plan_step *prepare;
+    size_t n_prepare;
+
+    struct {
+        char *path;
+        char **argv;
+        char **env;
+        char *user; /* NULL: as the shim */
+    } qemu;
+
+    struct {
+        uint64_t size; /* bytes */
+        bool shared;   /* memfd of the shim; false: private to QEMU */
+    } ram;
+
+    struct {
+        int policy; /* enum restart_policy */
+        uint64_t delay_ms, max_delay_ms, max_attempts, reset_after_ms;
+    } restart;
+
+    struct plan_probe *health;
+    size_t n_health;
+
+    struct plan_rung *stop;
+    size_t n_stop;
+
+    struct {
+        uint64_t max_size;
+        uint64_t keep;
+    } logs;
+};
+
+extern const struct record_type plan_type;
+
+/* Digest of a plan: equal plans, equal digests, whatever the order of keys. */
+int plan_digest(const struct plan *plan, char ret_hex[17]);
+
+int plan_from_json(const json_t *json, struct plan *ret_plan, struct err *err); /* checks schema and what must be there */
+int plan_to_json(const struct plan *plan, json_t **ret_json);
+void plan_clear(struct plan *plan);
+#define auto_plan auto_cleanup(plan_clear)
