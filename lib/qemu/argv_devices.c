@@ -1,0 +1,180 @@
+/* The devices of a VM. Their PCI slots are fixed by kind and index, because a guest names its network interfaces after them and a saved
+ * device state is only good for the same places. Slots on the root bus:
+ *
+ *   0x00 host bridge   0x01 random numbers   0x02 vsock   0x03 panic notification (virt)   0x04-0x0b networks   0x10-0x17 disks, eight
+ *   functions each   0x1f chipset (q35); the rest is free for what later versions add. */
+#include <errno.h>
+#include <stdio.h>
+
+#include "lib/base/json.h"
+#include "lib/base/util.h"
+#include "lib/qemu/argv.h"
+#include "lib/spec/limits.h"
+
+enum {
+    SLOT_RNG = 0x01,
+    SLOT_VSOCK = 0x02,
+    SLOT_PANIC = 0x03,
+    SLOT_NETWORK = 0x04,
+    SLOT_DISK = 0x10,
+    PCI_FUNCTIONS = 8,
+    DISK_SERIAL_MAX = 20, /* VIRTIO_BLK_ID_BYTES of the virtio specification */
+};
+
+_Static_assert(SLOT_NETWORK + NETWORKS_MAX <= SLOT_DISK, "networks run into disks");
+_Static_assert(SLOT_DISK + DISKS_MAX / PCI_FUNCTIONS <= 0x1f, "disks run into the chipset");
+
+static json_t *pci_device(const char *driver, const char *id, int slot, int function)
+{
+    char addr[16];
+
+    snprintf(addr, sizeof addr, "0x%x.%d", slot, function);
+    return json_pack("{s:s, s:s, s:s, s:s}", "driver", driver, "id", id, "bus", "pcie.0", "addr", addr);
+}
+
+/* Adds to a device that may be NULL already; what can't be added makes it NULL. Consumes both. */
+static json_t *with(json_t *device, const char *key, json_t *value)
+{
+    if (device && value && json_object_set_new_nocheck(device, key, value) == 0)
+        return device;
+    if (!device)
+        json_decref(value);
+    json_decref(device);
+    return NULL;
+}
+
+const char *disk_format(const struct spec_disk *disk)
+{
+    static const char suffix[] = ".qcow2";
+
+    if (disk->format)
+        return disk->format;
+    if (!disk->path)
+        return "qcow2";
+    size_t n = strlen(disk->path);
+    return n >= sizeof suffix - 1 && streq(disk->path + n - (sizeof suffix - 1), suffix) ? "qcow2" : "raw";
+}
+
+int disk_path(const struct resolve_input *in, const struct spec_disk *disk, char **ret_path)
+{
+    if (disk->path)
+        return str_format(ret_path, "%s", disk->path);
+    return str_format(ret_path, "%s/%s.%s", in->state_dir, disk->name, disk_format(disk));
+}
+
+static void push_blockdev(struct argv *a, const struct spec_disk *disk, const char *node)
+{
+    auto_free char *path = NULL;
+
+    if (disk_path(a->in, disk, &path) < 0) {
+        a->words.failed = true;
+        return;
+    }
+    /* Block devices have a driver of their own, and a plan is made without looking at the host. */
+    json_t *file = has_prefix(path, "/dev/") ? json_pack("{s:s, s:s}", "driver", "host_device", "filename", path)
+                                             : json_pack("{s:s, s:s, s:s}", "driver", "file", "filename", path, "locking", "auto");
+    file = with(file, "discard", json_string("unmap"));
+    json_t *format = json_pack("{s:s, s:s, s:b, s:s}", "driver", disk_format(disk), "node-name", node, "read-only", disk->readonly,
+                               "discard", "unmap");
+    argv_push_json(a, "-blockdev", with(format, "file", file));
+}
+
+static void push_disk(struct argv *a, const struct spec_disk *disk, size_t i)
+{
+    char node[32], id[32];
+    int function = (int)(i % PCI_FUNCTIONS);
+
+    snprintf(node, sizeof node, "disk%zu-image", i);
+    snprintf(id, sizeof id, "disk%zu", i);
+    push_blockdev(a, disk, node);
+    json_t *device = pci_device("virtio-blk-pci", id, SLOT_DISK + (int)(i / PCI_FUNCTIONS), function);
+    device = with(device, "drive", json_string(node));
+    if (function == 0)
+        device = with(device, "multifunction", json_true());
+    if (disk->name && strlen(disk->name) <= DISK_SERIAL_MAX)
+        device = with(device, "serial", json_string(disk->name));
+    if (!a->in->spec->boot.kernel)
+        device = with(device, "bootindex", json_integer((json_int_t)i + 1));
+    argv_push_json(a, "-device", device);
+}
+
+void argv_push_disks(struct argv *a)
+{
+    for (size_t i = 0; i < a->in->spec->n_disks; i++)
+        push_disk(a, &a->in->spec->disks[i], i);
+}
+
+/* Locally administered, in the range QEMU uses, the rest from the VM's name: stable across restarts, and different for different VMs
+ * as far as 24 bits go (FNV-1a). */
+static void derive_mac(const char *name, size_t index, char ret_mac[18])
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
+    h = (h ^ (0x100 + index)) * UINT64_C(0x100000001b3); /* 0x100: no character of a name */
+    h ^= h >> 32;
+    snprintf(ret_mac, 18, "52:54:00:%02x:%02x:%02x", (unsigned)(h >> 16) & 0xff, (unsigned)(h >> 8) & 0xff, (unsigned)h & 0xff);
+}
+
+/* "127.0.0.1:8080" -> "tcp:127.0.0.1:8080-:80". An address is checked before it gets here, but may be absent: "8080". */
+static json_t *hostfwd(const struct spec_forward *f)
+{
+    auto_free char *text = NULL;
+    const char *colon = strchr(f->host, ':');
+
+    if (str_format(&text, "%s:%s%s-:%u", f->proto, colon ? "" : ":", f->host, (unsigned)f->guest) < 0)
+        return NULL;
+    return json_pack("{s:s}", "str", text);
+}
+
+static json_t *user_netdev(const struct spec_network *net, const char *id)
+{
+    json_t *netdev = json_pack("{s:s, s:s}", "type", "user", "id", id);
+    auto_json json_t *forwards = json_array();
+
+    for (size_t i = 0; i < net->n_forward; i++)
+        if (json_array_append_new(forwards, hostfwd(&net->forward[i])) < 0) {
+            json_decref(netdev);
+            return NULL;
+        }
+    return net->n_forward > 0 ? with(netdev, "hostfwd", json_incref(forwards)) : netdev;
+}
+
+static void push_network(struct argv *a, const struct spec_network *net, size_t i)
+{
+    char netdev_id[32], id[32], mac[18];
+
+    snprintf(netdev_id, sizeof netdev_id, "net%zu", i);
+    snprintf(id, sizeof id, "nic%zu", i);
+    derive_mac(a->in->spec->name, i, mac);
+    if (net->mode == NETWORK_TAP)
+        argv_push_json(a, "-netdev", json_pack("{s:s, s:s, s:s, s:s, s:s}", "type", "tap", "id", netdev_id, "ifname", net->ifname, "script",
+                                               "no", "downscript", "no"));
+    else
+        argv_push_json(a, "-netdev", user_netdev(net, netdev_id));
+    json_t *device = pci_device("virtio-net-pci", id, SLOT_NETWORK + (int)i, 0);
+    device = with(device, "netdev", json_string(netdev_id));
+    device = with(device, "mac", json_string(net->mac ? net->mac : mac));
+    /* No option ROM: nothing boots from the network, and the ROM's size would be part of every saved device state. */
+    argv_push_json(a, "-device", with(device, "romfile", json_string("")));
+}
+
+void argv_push_networks(struct argv *a)
+{
+    for (size_t i = 0; i < a->in->spec->n_network; i++)
+        push_network(a, &a->in->spec->network[i], i);
+}
+
+void argv_push_extras(struct argv *a)
+{
+    argv_push_json(a, "-object", json_pack("{s:s, s:s}", "qom-type", "rng-builtin", "id", "entropy"));
+    argv_push_json(a, "-device", with(pci_device("virtio-rng-pci", "rng0", SLOT_RNG, 0), "rng", json_string("entropy")));
+    if (a->in->spec->vsock.wanted)
+        argv_push_json(a, "-device", with(pci_device("vhost-vsock-pci", "vsock0", SLOT_VSOCK, 0), "guest-cid",
+                                          json_integer((json_int_t)a->in->vsock_cid)));
+    if (a->family == MACHINE_Q35)
+        argv_push_json(a, "-device", json_pack("{s:s, s:s}", "driver", "pvpanic", "id", "panic0"));
+    else
+        argv_push_json(a, "-device", pci_device("pvpanic-pci", "panic0", SLOT_PANIC, 0));
+}

@@ -1,0 +1,22 @@
+/* What one QEMU binary can do, and what this host's CPU can. Pure: callers run the binary and hand its words over. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "lib/base/err.h"
+
+struct qemu_capabilities {
+    char *version;  /* "7.2.22" */
+    char *machine;  /* versioned default for us: "pc-q35-7.2" on x86_64, "virt-7.2" on aarch64 */
+};
+
+/* From the output of `-version` and `-machine help`. -EINVAL when either isn't QEMU's. */
+int qemu_capabilities_parse(const char *version_text, const char *machine_text, struct qemu_capabilities *ret, struct err *err);
+void qemu_capabilities_clear(struct qemu_capabilities *c);
+
+/* /dev/kvm that opens is not a KVM that works: true when `cpuinfo` (the text of /proc/cpuinfo) has vmx or svm (x86), and the
+ * device opens. On other architectures the device alone decides. */
+bool qemu_kvm_usable(const char *cpuinfo, bool device_opens);
+
+/* Absolute path of the default binary for this host's architecture, looked up in the usual bin folders; NULL when there is none. */
+const char *qemu_default_path(void);

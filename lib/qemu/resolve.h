@@ -1,0 +1,22 @@
+/* Spec → launch plan: pure, so that golden files can hold every argv. Same input, same plan. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/base/err.h"
+#include "lib/qemu/capabilities.h"
+#include "lib/spec/spec.h"
+#include "proto/plan.h"
+
+struct resolve_input {
+    const struct spec *spec;
+    const struct qemu_capabilities *capabilities;
+    const char *qemu_path;      /* absolute */
+    const char *qemu_img_path;  /* absolute; needed when disks must be made */
+    bool kvm_usable;
+    const char *run_dir, *state_dir, *log_dir; /* of this VM */
+    uint64_t vsock_cid;         /* allocated; 0: none */
+};
+
+int plan_resolve(const struct resolve_input *in, struct plan *ret_plan, struct err *err);

@@ -1,0 +1,86 @@
+/* A VM spec: what an operator writes (DESIGN §10), with defaults filled in. Native JSON here; other formats become the same struct. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/base/record.h"
+#include "proto/states.h"
+
+struct spec_disk {
+    char *name;     /* a disk of ours: STATE/vms/VM/NAME.qcow2, or NAME.raw */
+    uint64_t size;  /* bytes; for disks of ours */
+    char *path;     /* or somebody's file */
+    bool readonly;
+    char *format;   /* "raw" or "qcow2"; NULL: qcow2 for ours, for `path` by its name (".qcow2" or else raw). Never by content:
+                     * a guest can write a qcow2 header into its raw disk, one that names any file of the host */
+};
+
+struct spec_forward {
+    char *host; /* "ADDRESS:PORT" as written; checked */
+    uint64_t guest;
+    char *proto; /* "tcp" or "udp" */
+};
+
+enum network_mode { NETWORK_USER, NETWORK_TAP };
+extern const struct enum_names network_mode_names;
+
+struct spec_network {
+    int mode; /* enum network_mode */
+    char *mac; /* NULL: stable, derived from VM name and index */
+    char *ifname; /* tap: an existing device */
+    struct spec_forward *forward;
+    size_t n_forward;
+};
+
+enum accel_mode { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG };
+extern const struct enum_names accel_mode_names;
+
+struct spec {
+    char *name;
+    bool enabled;      /* true */
+    uint64_t cpus;     /* 1 */
+    uint64_t memory;   /* bytes, whole MiB */
+    int accel;
+    struct {
+        char *kernel, *initrd, *cmdline; /* direct kernel boot */
+        char *firmware;                  /* or a firmware image; NULL with disks: QEMU's own BIOS */
+    } boot;
+    struct spec_disk *disks;
+    size_t n_disks;
+    struct spec_network *network;
+    size_t n_network;
+    struct {
+        bool wanted;
+        uint64_t cid; /* 0: auto */
+    } vsock;
+    struct {
+        int policy;
+        uint64_t delay_ms, max_delay_ms, max_attempts, reset_after_ms;
+    } restart; /* on-failure 1s 1m 5 5m */
+    struct plan_probe *health; /* as in the plan */
+    size_t n_health;
+    struct {
+        uint64_t timeout_ms; /* 60 s */
+    } stop;
+    struct {
+        uint64_t max_size, keep; /* 16M 3 */
+    } logs;
+    struct {
+        char *path; /* NULL: qemu-system-ARCH of this host in PATH */
+        char **extra_args;
+    } qemu;
+};
+
+/* Parses and checks one native spec, reporting every mistake it has (id "bad-spec"), each with its JSON Pointer in front of the text
+ * ("/disks/0/size: expected a size like \"20G\", got 20"). `image`, `config_disk`, `gpus`, `confidential` other than "none" are refused as
+ * not supported by this version. `report` may be NULL. Returns the number of mistakes (0: *ret_spec is the caller's), or -ENOMEM. */
+int spec_parse(const json_t *json, void (*report)(void *arg, const struct err *err), void *arg, struct spec *ret_spec);
+
+/* What only this host can say: kernel, initrd, firmware, disk paths and QEMU there and usable; tap present. Reports as above. */
+int spec_check_host(const struct spec *spec, void (*report)(void *arg, const struct err *err), void *arg);
+
+/* Native form with all defaults written out. */
+int spec_emit(const struct spec *spec, json_t **ret_json);
+void spec_clear(struct spec *spec);
+#define auto_spec auto_cleanup(spec_clear)

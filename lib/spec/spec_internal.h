@@ -1,0 +1,16 @@
+/* What the files of lib/spec share with each other and with nobody else. */
+#pragma once
+
+#include "lib/spec/problems.h"
+#include "lib/spec/spec.h"
+
+extern const struct record_type spec_type;
+
+/* Everything the tables can't say. Also writes what follows from other fields: a probe's host and path, a MAC in lower case.
+ * 0 or -ENOMEM; mistakes go to `p`. */
+int spec_check(struct spec *spec, struct problems *p);
+int spec_check_network(struct spec *spec, struct problems *p);
+void spec_check_disks(const struct spec *spec, struct problems *p);
+
+/* Complains about a path that isn't absolute, or longer than the kernel takes. NULL is fine. `pointer` is its place. */
+void spec_check_path(struct problems *p, const char *pointer, const char *path);
