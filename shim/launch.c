@@ -1,0 +1,201 @@
+/* QEMU's start, in an order that survives a crash at every step (DESIGN §2, §6): monitor and console are bound here and inherited, the
+ * child waits on a pipe until its pid and start time are on disk, end of file on that pipe means abort. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/base/clock.h"
+#include "lib/base/failpoint.h"
+#include "lib/base/fd.h"
+#include "lib/base/file.h"
+#include "lib/base/log.h"
+#include "lib/base/socket.h"
+#include "lib/base/spawn.h"
+#include "proto/launch.h"
+#include "proto/status.h"
+#include "shim/logs.h"
+#include "shim/vm.h"
+
+enum { LISTEN_BACKLOG = 4 };
+
+/* What QEMU inherits, by PLAN_FD_ number, and the pipe that lets it go. */
+struct inheritance {
+    int qmp, console, ram, log;
+    int go_read, go_write;
+};
+
+static void inheritance_done(struct inheritance *i)
+{
+    fd_close(i->qmp);
+    fd_close(i->console);
+    fd_close(i->ram);
+    fd_close(i->log);
+    fd_close(i->go_read);
+    fd_close(i->go_write);
+}
+#define auto_inheritance auto_cleanup(inheritance_done)
+
+static int make_ram(const struct vm *vm)
+{
+    auto_fd int fd = memfd_create("guest-ram", MFD_CLOEXEC);
+
+    if (fd < 0 || ftruncate(fd, (off_t)vm->plan.ram.size) < 0)
+        return -errno;
+    return steal_fd(&fd);
+}
+
+static int make_inheritance(const struct vm *vm, struct inheritance *i)
+{
+    int go[2];
+
+    i->qmp = socket_listen(vm->run_fd, FILE_QMP_SOCKET, 0600, LISTEN_BACKLOG);
+    if (i->qmp < 0)
+        return i->qmp;
+    i->console = socket_listen(vm->run_fd, FILE_CONSOLE_SOCKET, 0600, LISTEN_BACKLOG);
+    if (i->console < 0)
+        return i->console;
+    i->log = log_file_open(vm->log_fd, FILE_QEMU_LOG);
+    if (i->log < 0)
+        return i->log;
+    if (vm->plan.ram.shared && (i->ram = make_ram(vm)) < 0)
+        return i->ram;
+    if (pipe2(go, O_CLOEXEC) < 0)
+        return -errno;
+    i->go_read = go[0];
+    i->go_write = go[1];
+    return 0;
+}
+
+static int fork_qemu(struct vm *vm, const struct inheritance *i)
+{
+    const struct spawn_fd fds[] = {
+        { i->log, 1 },
+        { i->log, 2 },
+        { i->qmp, PLAN_FD_QMP },
+        { i->console, PLAN_FD_CONSOLE },
+        { vm->vm_lock, PLAN_FD_LOCK },
+        { i->ram, PLAN_FD_RAM },
+    };
+    pid_t pid;
+    int r = spawn_child(
+        &(struct spawn){
+            .path = vm->plan.qemu.path,
+            .argv = vm->plan.qemu.argv,
+            .env = vm->plan.qemu.env,
+            .fds = fds,
+            .n_fds = ARRAY_LEN(fds) - (vm->plan.ram.shared ? 0 : 1),
+            .go_fd = i->go_read,
+            .new_group = true,
+        },
+        &pid);
+
+    if (r < 0)
+        return r;
+    vm->qemu.child = true;
+    tree_expect(&vm->tree, pid);
+    r = tree_add(&vm->tree, pid);
+    if (r < 0)
+        vm_tell(vm, EVENT_SHIM, NULL, "QEMU could not be put into its cgroup: %s", strerror(-r));
+    r = pidref_open(pid, &vm->qemu.ref);
+    if (r < 0)
+        tree_forget(&vm->tree, pid); /* it gets no go, exits, and is reaped as a stray */
+    return r;
+}
+
+/* After an adopted QEMU ended, vm.lock is free: nobody may start a second one before we do. */
+static int ensure_vm_lock(struct vm *vm)
+{
+    if (vm->vm_lock < 0)
+        vm->vm_lock = lock_take(vm->run_fd, FILE_VM_LOCK);
+    return vm->vm_lock < 0 ? vm->vm_lock : 0;
+}
+
+static int launch(struct vm *vm)
+{
+    auto_inheritance struct inheritance i = { -1, -1, -1, -1, -1, -1 };
+    int r = ensure_vm_lock(vm);
+
+    if (r < 0 || (r = make_inheritance(vm, &i)) < 0 || (r = tree_make_cgroup(&vm->tree, vm->plan.name)) < 0)
+        return r;
+    r = fork_qemu(vm, &i);
+    if (r < 0)
+        return r;
+    FAILPOINT("shim.after-fork");
+    vm->qemu.started = clock_boottime_us();
+    vm_qemu_watch(vm);
+    vm_write_status(vm);
+    FAILPOINT("shim.after-state-write");
+    if (fd_write_all(i.go_write, "G", 1) < 0) /* the child died already; its exit tells */
+        return 0;
+    FAILPOINT("shim.after-go");
+    /* The listening socket has room for one who waits, so the greeting comes the moment QEMU is up. */
+    return vm_connect_qmp(vm);
+}
+
+void vm_launch(struct vm *vm)
+{
+    auto_free char *text = NULL;
+    int r;
+
+    vm->qemu.ran = vm->qemu.gone = vm->qemu.qmp_ready = false;
+    vm->qemu.shutdown_reason = (free(vm->qemu.shutdown_reason), NULL);
+    r = launch(vm);
+    if (r >= 0)
+        return;
+    (void)str_format(&text, "could not start %s: %s", vm->plan.qemu.path, strerror(-r));
+    if (vm->qemu.ref.pid != 0) {
+        /* It waits for a go that never comes, or has begun without a monitor: its end is handled like any other. */
+        vm_tell(vm, EVENT_SHIM, NULL, "%s", text ? text : "could not start QEMU");
+        (void)pidref_kill(&vm->qemu.ref, SIGKILL);
+        return;
+    }
+    vm_launch_failed(vm, NULL, text ? text : "could not start QEMU");
+}
+
+static void on_qmp_ready(void *arg)
+{
+    struct vm *vm = arg;
+
+    vm->qemu.qmp_ready = true;
+    vm_continue(vm);
+}
+
+static void on_qmp_event(void *arg, const char *name, const json_t *data)
+{
+    vm_handle_qmp_event(arg, name, data);
+}
+
+static void on_qmp_closed(void *arg, int error)
+{
+    struct vm *vm = arg;
+
+    vm->qemu.qmp_ready = false;
+    vm->qemu.qmp_closed = true;
+    if (vm->qemu.gone)
+        ev_feed_event(loop_ev(vm->loop), &vm->qemu.last_words, EV_TIMER);
+}
+
+int vm_connect_qmp(struct vm *vm)
+{
+    auto_fd int fd = socket_connect(vm->run_fd, FILE_QMP_SOCKET);
+    const struct qmp_client_config config = {
+        .ready = on_qmp_ready,
+        .event = on_qmp_event,
+        .closed = on_qmp_closed,
+        .arg = vm,
+    };
+    int r;
+
+    if (fd < 0)
+        return fd;
+    qmp_client_free(steal_ptr(&vm->qemu.qmp));
+    r = qmp_client_new_take(vm->loop, fd, &config, &vm->qemu.qmp);
+    if (r < 0)
+        return r;
+    vm->qemu.qmp_closed = false;
+    steal_fd(&fd);
+    return 0;
+}

@@ -1,0 +1,115 @@
+/* What QEMU tells by QMP, turned into events of the VM. */
+#include <errno.h>
+
+#include "lib/base/clock.h"
+#include "lib/base/log.h"
+#include "shim/vm.h"
+
+static void on_cont(void *arg, const struct qmp_result *r)
+{
+    struct vm *vm = arg;
+
+    if (r->failure != 0) {
+        vm_tell(vm, EVENT_SHIM, NULL, "QEMU refused to let the guest run: %s", r->text);
+        log_vm_error(vm->plan.name, "QEMU refused to let the guest run: %s", r->text);
+        return;
+    }
+    /* A guest that ran already (extra arguments can do that) sends no RESUME. */
+    vm->qemu.ran = true;
+    if (vm->state == STATE_LAUNCHING)
+        vm_handle(vm, VM_RESUMED, NULL);
+}
+
+/* Where an adopted QEMU stands is asked, not assumed: it may have been paused or resumed while nobody listened. */
+static void on_status(void *arg, const struct qmp_result *r)
+{
+    struct vm *vm = arg;
+    const char *status;
+
+    if (r->failure != 0)
+        return;
+    status = json_string_value(json_object_get(json_object_get(r->reply, "return"), "status"));
+    if (!status || vm->state == STATE_STOPPING)
+        return;
+    if (streq(status, "running"))
+        vm_handle(vm, VM_RESUMED, NULL);
+    else if (vm->qemu.ran)
+        vm_handle(vm, VM_PAUSED, status);
+    else
+        vm_continue(vm);
+}
+
+void vm_continue(struct vm *vm)
+{
+    int r;
+
+    vm_console_begin_boot(vm);
+    if (vm->state == STATE_STOPPING) {
+        if (!vm->qemu.child)
+            vm_ladder_begin(vm);
+        return;
+    }
+    if (!vm->qemu.child && vm->qemu.ran)
+        r = qmp_client_call(vm->qemu.qmp, "query-status", NULL, QMP_TIMEOUT_MS, on_status, vm);
+    else
+        r = qmp_client_call(vm->qemu.qmp, "cont", NULL, 0, on_cont, vm);
+    if (r < 0)
+        vm_tell(vm, EVENT_SHIM, NULL, "can't speak to QEMU: %s", strerror(-r));
+}
+
+/* The moment QEMU is up, to the microsecond: what a start costs is measured by it. */
+static void on_greeting(struct vm *vm, const json_t *data)
+{
+    vm_tell(vm, EVENT_QMP, json_pack("{sI sO*}", "real_us", (json_int_t)clock_real_us(), "version", json_object_get(data, "version")), "greeting");
+}
+
+static void on_resume(struct vm *vm, const json_t *data)
+{
+    vm->qemu.ran = true;
+    vm_handle(vm, VM_RESUMED, NULL);
+}
+
+static void on_stop(struct vm *vm, const json_t *data)
+{
+    /* After SHUTDOWN QEMU stops the CPUs on its way out: that is no pause. */
+    if (!vm->qemu.shutdown_reason)
+        vm_handle(vm, VM_PAUSED, NULL);
+}
+
+static void on_shutdown(struct vm *vm, const json_t *data)
+{
+    const char *reason = json_string_value(json_object_get(data, "reason"));
+
+    if (str_set(&vm->qemu.shutdown_reason, reason ? reason : "unknown") < 0)
+        log_vm_warning(vm->plan.name, "out of memory: the reason of the shutdown is lost");
+}
+
+static void on_noise(struct vm *vm, const json_t *data) {}
+
+struct qmp_row {
+    const char *name;
+    void (*handle)(struct vm *vm, const json_t *data);
+    bool quiet; /* not worth an event of its own: the state tells, or it comes every few seconds */
+};
+
+static const struct qmp_row rows[] = {
+    { "greeting", on_greeting, true },
+    { "RESUME", on_resume, true },
+    { "STOP", on_stop, true },
+    { "SHUTDOWN", on_shutdown, false },
+    { "RTC_CHANGE", on_noise, true },
+    { "NIC_RX_FILTER_CHANGED", on_noise, true },
+};
+
+void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data)
+{
+    const struct qmp_row *row = NULL;
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (streq(rows[i].name, name))
+            row = &rows[i];
+    if (row)
+        row->handle(vm, data);
+    if (!row || !row->quiet)
+        vm_tell(vm, EVENT_QMP, data ? json_deep_copy(data) : NULL, "%s", name);
+}

@@ -1,0 +1,129 @@
+/* The plan's prepare steps, one child at a time, watched from the loop: making a disk may take long and the shim answers meanwhile. */
+#include <errno.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/base/fd.h"
+#include "lib/base/log.h"
+#include "lib/base/spawn.h"
+#include "proto/launch.h"
+#include "shim/logs.h"
+#include "shim/vm.h"
+
+static void next_step(struct vm *vm);
+
+static void undo_step(const struct plan_step *step)
+{
+    if (step->creates)
+        (void)unlink(step->creates);
+}
+
+static int reap(struct vm *vm)
+{
+    struct pidref *child = &vm->prepare.child;
+    siginfo_t info = { 0 };
+
+    tree_forget(&vm->tree, child->pid);
+    if (waitid(P_PIDFD, (id_t)child->fd, &info, WEXITED) < 0)
+        return -errno;
+    pidref_done(child);
+    return info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status;
+}
+
+static void on_step_exited(struct pidwatch *w)
+{
+    struct vm *vm = w->arg;
+    const struct plan_step *step = &vm->plan.prepare[vm->prepare.step];
+    auto_free char *tail = NULL, *text = NULL;
+    int wstatus;
+
+    pidwatch_stop(w);
+    wstatus = reap(vm);
+    if (wstatus == 0) {
+        vm->prepare.step++;
+        next_step(vm);
+        return;
+    }
+    undo_step(step);
+    tail = log_file_tail(vm->log_fd, FILE_QEMU_LOG, vm->qemu.log_offset, 3);
+    (void)str_format(&text, "could not %s: %s", step->what, tail ? tail : "the command failed without a word");
+    vm_launch_failed(vm, &wstatus, text ? text : step->what);
+}
+
+static int run_step(struct vm *vm, const struct plan_step *step)
+{
+    auto_fd int log = log_file_open(vm->log_fd, FILE_QEMU_LOG);
+    const struct spawn_fd fds[] = { { log, 1 }, { log, 2 } };
+    pid_t pid;
+    int r;
+
+    if (log < 0)
+        return log;
+    r = spawn_child(
+        &(struct spawn){
+            .path = step->argv[0],
+            .argv = step->argv,
+            .env = vm->plan.qemu.env,
+            .fds = fds,
+            .n_fds = ARRAY_LEN(fds),
+            .go_fd = -1,
+            .new_group = true,
+        },
+        &pid);
+    if (r < 0)
+        return r;
+    tree_expect(&vm->tree, pid);
+    return pidref_open(pid, &vm->prepare.child);
+}
+
+static void next_step(struct vm *vm)
+{
+    struct stat st;
+    int r;
+
+    for (;; vm->prepare.step++) {
+        const struct plan_step *step = &vm->plan.prepare[vm->prepare.step];
+
+        if ((size_t)vm->prepare.step == vm->plan.n_prepare) {
+            vm_handle(vm, VM_PREPARED, NULL);
+            return;
+        }
+        if (step->creates && lstat(step->creates, &st) == 0)
+            continue;
+        vm_tell(vm, EVENT_PREPARE, NULL, "%s", step->what);
+        r = run_step(vm, step);
+        if (r < 0) {
+            auto_free char *text = NULL;
+
+            (void)str_format(&text, "could not %s: %s", step->what, strerror(-r));
+            vm_launch_failed(vm, NULL, text ? text : step->what);
+            return;
+        }
+        pidwatch_start(&vm->prepare.watch, vm->loop, &vm->prepare.child, on_step_exited, vm);
+        return;
+    }
+}
+
+void vm_prepare(struct vm *vm)
+{
+    int r = logs_begin_boot(vm->log_fd, vm->incarnation - 1, vm->plan.logs.keep);
+
+    if (r < 0)
+        vm_tell(vm, EVENT_SHIM, NULL, "the logs of the previous boot could not be put away: %s", strerror(-r));
+    vm->prepare.step = 0;
+    vm->qemu.log_offset = log_file_size(vm->log_fd, FILE_QEMU_LOG);
+    next_step(vm);
+}
+
+void vm_prepare_cancel(struct vm *vm)
+{
+    if (vm->prepare.child.pid == 0)
+        return;
+    pidwatch_stop(&vm->prepare.watch);
+    (void)kill(-vm->prepare.child.pid, SIGKILL);
+    (void)pidref_kill(&vm->prepare.child, SIGKILL);
+    (void)reap(vm);
+    undo_step(&vm->plan.prepare[vm->prepare.step]);
+}

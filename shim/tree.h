@@ -1,0 +1,42 @@
+/* The VM's process tree: QEMU and whatever it started, down to helpers that double-forked and called setsid. The shim is their
+ * subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)), so orphans become its children; where cgroup v2 can be written they also share a cgroup
+ * below the shim's (cgroups(7)), which holds even those of a QEMU that an earlier shim had started. */
+#pragma once
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "lib/loop/loop.h"
+
+enum { TREE_EXPECTED_MAX = 4 };
+
+struct tree {
+    struct loop *loop;
+    ev_signal child;  /* SIGCHLD: strays are reaped as they die */
+    ev_timer poll;    /* while a cgroup empties: its populated flag has no pidfd */
+    pid_t expected[TREE_EXPECTED_MAX]; /* children that somebody else here waits for */
+    char *cgroup;     /* absolute path of the folder, NULL: none */
+    bool killing;
+    void (*emptied)(void *arg);
+    void *arg;
+};
+
+/* Becomes subreaper and begins reaping strays. `emptied` is told when a tree_kill() has left nothing behind. */
+int tree_start(struct tree *t, struct loop *l, void (*emptied)(void *arg), void *arg);
+void tree_stop(struct tree *t); /* leaves living processes alone; fine on a zeroed one */
+
+/* Makes the cgroup for VM `name` below our own, if that can be done; 0 also when not (t->cgroup is NULL then). */
+int tree_make_cgroup(struct tree *t, const char *name);
+/* Takes the cgroup that a running QEMU of VM `name` is in already. */
+int tree_take_cgroup(struct tree *t, const char *name, pid_t qemu);
+void tree_remove_cgroup(struct tree *t); /* a populated one stays */
+/* Puts a child into the cgroup, before it is let go. */
+int tree_add(struct tree *t, pid_t pid);
+
+/* Somebody here waits for this child himself: it is neither reaped nor killed as a stray. */
+void tree_expect(struct tree *t, pid_t pid);
+void tree_forget(struct tree *t, pid_t pid);
+
+/* SIGKILLs what is left of the tree. `emptied` follows, from the loop or at once, when all of it is gone: that takes as long as the
+ * kernel takes. */
+void tree_kill(struct tree *t);

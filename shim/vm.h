@@ -1,0 +1,162 @@
+/* The one VM a shim supervises. This struct is the shim: each file of this folder is one duty on it.
+ *
+ *   state.c     the table of states and events, and the only place a state changes
+ *   records.c   status, exit record, plan on disk            logs.c    console and QEMU logs of this and earlier boots
+ *   prepare.c   the plan's steps before a launch             launch.c  QEMU: bind, fork, persist, go; and adoption
+ *   monitor.c   what QMP tells                               ladder.c  stopping, rung by rung
+ *   exits.c     QEMU's end, its reason, what follows         console.c viewers of the serial port
+ *   api.c       io.holdfast.Shim */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/base/backoff.h"
+#include "lib/base/err.h"
+#include "lib/base/pidref.h"
+#include "lib/loop/loop.h"
+#include "lib/loop/pidwatch.h"
+#include "lib/varlink/service.h"
+#include "proto/exit.h"
+#include "proto/plan.h"
+#include "shim/events.h"
+#include "shim/policy.h"
+#include "shim/qmp_client.h"
+#include "shim/tree.h"
+
+struct console;
+struct monitor_call;
+
+/* What can happen to a VM. The answer to each in each state is in state.c. */
+enum vm_event {
+    VM_GO,       /* the manager let us begin, or the back-off is over */
+    VM_PREPARED, /* all steps done */
+    VM_RESUMED,  /* the guest runs */
+    VM_PAUSED,   /* the guest stands still, QEMU lives */
+    VM_STOP,     /* somebody wants it stopped */
+    VM_ENDED,    /* QEMU is gone (or a step failed), for good, as it should */
+    VM_FAILED,   /* … for good, as it should not */
+    VM_RETRY,    /* … and its policy starts it again later */
+};
+enum { VM_EVENT_COUNT = VM_RETRY + 1 };
+extern const struct enum_names vm_event_names;
+
+struct vm {
+    struct loop *loop;
+    struct plan plan;
+    char digest[17];
+    char boot_id[BOOT_ID_LEN + 1];
+    uint64_t shim_start_time;
+
+    int run_fd, state_fd, log_fd; /* the VM's three folders */
+    int shim_lock, vm_lock;       /* -1: not held by us (an adopted QEMU holds vm.lock itself) */
+
+    enum vm_state state;
+    uint64_t since;    /* real time, microseconds */
+    char *detail;      /* one line on the state, or NULL */
+    uint64_t incarnation;
+    uint64_t restarts;
+    struct backoff backoff;
+    ev_timer retry;
+    struct exit_record last_exit; /* schema 0: none */
+
+    struct {
+        int step; /* index into plan.prepare */
+        struct pidref child;
+        struct pidwatch watch;
+    } prepare;
+
+    struct {
+        struct pidref ref;  /* pid 0: none runs */
+        bool child;         /* ours to reap; false: adopted */
+        struct pidwatch watch;
+        uint64_t started;   /* CLOCK_BOOTTIME microseconds */
+        struct qmp_client *qmp;
+        bool qmp_ready;     /* commands may be sent */
+        bool qmp_closed;    /* it has said its last word */
+        bool ran;           /* the guest was let run at least once */
+        bool gone;          /* exited, and the last words of its monitor are awaited */
+        ev_timer last_words;
+        char *shutdown_reason;
+        struct exit_cause cause; /* known once it is gone, concluded when its tree is too */
+        uint64_t log_offset; /* where this launch begins in qemu.log */
+    } qemu;
+
+    struct {
+        bool asked;
+        bool deadly; /* a signal that ends QEMU was sent by us */
+        int rung;    /* index into plan.stop */
+        uint64_t timeout_ms; /* instead of the polite rung's, 0: the plan's */
+        ev_timer next, repeat;
+    } stop;
+
+    struct tree tree;
+    struct event_ring events;
+    struct monitor_call *monitors;
+    struct console *console;
+    struct varlink_interface *interface;
+    struct varlink_service *service;
+    bool finished; /* the last event was told; what is on disk is final */
+    ev_timer linger;
+};
+
+/* ---- vm.c: life of the object ---- */
+
+/* Takes the locks, opens folders, reads what a predecessor left, writes plan.json, binds shim.sock. Takes `plan`. With `adopt` a
+ * running QEMU is expected, without it none may live. The errors are for the operator. */
+int vm_new_take(struct loop *l, struct plan *plan, bool adopt, struct vm **ret_vm, struct err *err);
+/* Releases everything; QEMU, if it runs, runs on. */
+void vm_free(struct vm *vm);
+DEFINE_CLEANUP(struct vm *, vm, vm_free)
+#define auto_vm auto_cleanup(vm_cleanup)
+
+/* Undoes vm_new_take() on disk when the start was called off before anything ran. */
+void vm_abandon(struct vm *vm);
+
+/* ---- state.c ---- */
+
+/* The only way to change the state. An event the table has no cell for is logged and refused with -EPERM. `detail` (may be NULL) says
+ * why, in one line. */
+int vm_handle(struct vm *vm, enum vm_event event, const char *detail);
+/* What the table would do: -EPERM or the next state. */
+int vm_would_become(enum vm_state state, enum vm_event event);
+
+/* ---- records.c ---- */
+void vm_write_status(struct vm *vm); /* failures become events: the VM goes on */
+int vm_read_predecessor(struct vm *vm, struct err *err);
+/* Durable before it returns; a failure is logged and told as an event, and the record is still in memory. */
+void vm_write_exit(struct vm *vm, const struct exit_record *record);
+json_t *vm_status_to_wire(const struct vm *vm);
+
+/* ---- prepare.c, launch.c, monitor.c, exits.c, ladder.c ---- */
+void vm_prepare(struct vm *vm);        /* begins the plan's steps; VM_PREPARED follows */
+void vm_prepare_cancel(struct vm *vm); /* kills the step under way and undoes it */
+void vm_launch(struct vm *vm);         /* QEMU to its QMP greeting; failures end in vm_ended() */
+int vm_adopt(struct vm *vm, struct err *err); /* takes a QEMU that a dead shim left */
+int vm_connect_qmp(struct vm *vm);
+void vm_continue(struct vm *vm);       /* greeting came: let the guest run */
+void vm_ladder_begin(struct vm *vm);
+void vm_ladder_force(struct vm *vm);   /* from SIGTERM on */
+void vm_ladder_end(struct vm *vm);
+int vm_signal(struct vm *vm, int sig);
+/* A step or launch failed before QEMU ran, with an exit status (wait(2)) when there is one. */
+void vm_launch_failed(struct vm *vm, const int *wstatus, const char *detail);
+void vm_qemu_watch(struct vm *vm);
+void vm_tree_emptied(void *arg);
+void vm_finish(struct vm *vm);         /* terminal: unlink, tell, leave the loop */
+void vm_retry_later(struct vm *vm, uint64_t delay_ms);
+void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data);
+
+/* ---- events to watchers, api.c ---- */
+void vm_tell(struct vm *vm, enum event_type type, json_t *data_consume, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+int vm_serve(struct vm *vm, struct err *err);
+void vm_api_event(struct vm *vm);        /* a new event is in the ring: sends it to whoever monitors */
+bool vm_api_unsent(const struct vm *vm); /* somebody hasn't read all of it yet */
+void vm_api_clear(struct vm *vm);
+
+/* ---- console.c ---- */
+void vm_console_begin_boot(struct vm *vm); /* a new QEMU has opened its log */
+void vm_console_end_boot(struct vm *vm);   /* QEMU is gone; viewers stay */
+/* A viewer from an upgraded connection; owns fd and rest. */
+void vm_console_attach_take(struct vm *vm, int fd, char *rest, size_t rest_len, uint64_t backlog);
+void vm_console_clear(struct vm *vm);
