@@ -1,0 +1,32 @@
+/* Commands that change VMs, on several at once: call, show progress on a terminal, tell the end of each in a line or all in one JSON. */
+#pragma once
+
+#include <jansson.h>
+
+#include "cmd/vmctl/verb.h"
+
+struct change {
+    const char *method;       /* of the manager, without the interface: "Stop" */
+    const char *doing;        /* "stopping" */
+    const json_t *parameters; /* besides name; borrowed, may be NULL */
+    int64_t timeout_ms;       /* how long we wait, negative: without end */
+    bool wait;                /* false: the first reply will do */
+    /* The line for people when it went well: what follows "NAME: ". malloc'ed. `reply` is never NULL. */
+    char *(*told)(const struct invocation *in, const char *name, const json_t *reply, uint64_t took_ms, void *arg);
+    void *arg;
+    json_t *results; /* with --json: the array to add to, which the caller prints; NULL: we make and print one */
+};
+
+/* `names`: a vector's items, NULL allowed when n is 0. */
+enum outcome change_run(const struct invocation *in, const struct change *c, char *const *names, size_t n);
+
+/* The usual verb: names or --all, then change_run(). */
+enum outcome change_verb(const struct invocation *in, const struct change *c);
+
+/* "running (0.9 s)", from reply.vm.state, or with --no-wait "asked". A `told` for Start, Stop, Restart, Kill, Wait. */
+char *change_told_state(const struct invocation *in, const char *name, const json_t *reply, uint64_t took_ms, void *arg);
+/* `arg` is the whole line: "paused". */
+char *change_told_fixed(const struct invocation *in, const char *name, const json_t *reply, uint64_t took_ms, void *arg);
+
+/* {"timeout_ms": …, "force": …} as far as they were given. */
+json_t *change_stop_parameters(const struct invocation *in);

@@ -1,0 +1,31 @@
+#include "cmd/vmctl/change.h"
+#include "cmd/vmctl/verbs.h"
+
+static enum outcome run(const struct invocation *in)
+{
+    static char told[] = "paused";
+    const struct change change = {
+        .method = "Pause",
+        .doing = "pausing",
+        .timeout_ms = -1,
+        .wait = true,
+        .told = change_told_fixed,
+        .arg = told,
+    };
+
+    return change_verb(in, &change);
+}
+
+static const struct flag flags[] = { FLAG_ALL, FLAGS_END };
+
+const struct verb verb_pause = {
+    .name = "pause",
+    .args = "NAME...",
+    .group = "act",
+    .summary = "hold VMs still, memory and devices kept",
+    .example = "vmctl pause web",
+    .flags = flags,
+    .takes = TAKES_VMS,
+    .max_args = ARGS_ANY,
+    .run = run,
+};

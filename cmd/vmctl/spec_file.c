@@ -1,0 +1,156 @@
+#include "cmd/vmctl/spec_file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "cmd/vmctl/output.h"
+#include "cmd/vmctl/text.h"
+#include "lib/base/fd.h"
+#include "lib/base/json.h"
+#include "proto/launch.h"
+
+static int is_spec_name(const struct dirent *e)
+{
+    size_t len = strlen(e->d_name);
+
+    return e->d_name[0] != '.' && len > 5 && streq(e->d_name + len - 5, ".json");
+}
+
+static enum outcome expand_folder(const char *folder, struct strv *paths)
+{
+    struct dirent **entries = NULL;
+    int n = scandir(folder, &entries, is_spec_name, alphasort);
+
+    if (n < 0) {
+        complain("%s: %s", folder, strerror(errno));
+        return OUTCOME_FAILED;
+    }
+    for (int i = 0; i < n; i++) {
+        size_t len = strlen(folder);
+        strv_pushf(paths, "%s%s%s", folder, len && folder[len - 1] == '/' ? "" : "/", entries[i]->d_name);
+        free(entries[i]);
+    }
+    free(entries);
+    if (n == 0)
+        complain("%s: no *.json in this folder", folder);
+    return n == 0 ? OUTCOME_FAILED : OUTCOME_DONE;
+}
+
+enum outcome spec_files_expand(const struct invocation *in, struct strv *ret_paths)
+{
+    enum outcome outcome = OUTCOME_DONE;
+    struct stat st;
+
+    for (size_t i = 0; i < in->n_args; i++) {
+        if (!streq(in->args[i], "-") && stat(in->args[i], &st) == 0 && S_ISDIR(st.st_mode)) {
+            if (expand_folder(in->args[i], ret_paths) != OUTCOME_DONE)
+                outcome = OUTCOME_FAILED;
+        } else {
+            strv_push(ret_paths, in->args[i]);
+        }
+    }
+    if (ret_paths->failed)
+        must(NULL);
+    return outcome;
+}
+
+void spec_file_add_problem(struct spec_file *f, const char *path, const char *reason)
+{
+    json_array_append_new(f->problems, must_json(json_pack("{s:s, s:s}", "path", path, "reason", reason)));
+}
+
+/* "/disks/0/size: expected…" is a place and a reason; anything else is about the whole. */
+static void add_from_err(void *arg, const struct err *err)
+{
+    struct spec_file *f = arg;
+    const char *colon = err->text[0] == '/' ? strstr(err->text, ": ") : NULL;
+
+    if (colon) {
+        auto_free char *path = must(strndup(err->text, (size_t)(colon - err->text)));
+        spec_file_add_problem(f, path, colon + 2);
+    } else {
+        spec_file_add_problem(f, "", err->text);
+    }
+}
+
+static int read_text(const char *path, char **ret_text, size_t *ret_len)
+{
+    auto_fd int fd = -1;
+
+    if (streq(path, "-"))
+        return fd_read_all(STDIN_FILENO, RECORD_MAX, ret_text, ret_len);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    return fd < 0 ? -errno : fd_read_all(fd, RECORD_MAX, ret_text, ret_len);
+}
+
+static void read_json(struct spec_file *f)
+{
+    auto_free char *text = NULL;
+    struct err err = ERR_INIT;
+    size_t len;
+
+    int r = read_text(f->path, &text, &len);
+    if (r == -EFBIG)
+        spec_file_add_problem(f, "", "larger than 1 MiB: this can't be a spec");
+    else if (r < 0)
+        spec_file_add_problem(f, "", strerror(-r));
+    else if (json_parse(text, len, &f->json, &err) < 0)
+        add_from_err(f, &err);
+}
+
+static void check_name(struct spec_file *f, struct map *names)
+{
+    const char *other = map_get(names, f->spec.name);
+    auto_free char *reason = NULL;
+
+    if (!other) {
+        if (map_put(names, f->spec.name, (void *)(uintptr_t)f->shown) < 0)
+            must(NULL);
+        return;
+    }
+    if (str_format(&reason, "\"%s\" is already the name of the VM in %s", f->spec.name, other) < 0)
+        must(NULL);
+    spec_file_add_problem(f, "/name", reason);
+}
+
+enum outcome spec_file_load(const char *path, struct map *names, bool host, struct spec_file *ret_file)
+{
+    struct spec_file f = { .path = path, .shown = streq(path, "-") ? "standard input" : path, .problems = must_json(json_array()) };
+
+    read_json(&f);
+    if (f.json) {
+        int r = spec_parse(f.json, add_from_err, &f, &f.spec);
+        if (r < 0)
+            must(NULL);
+        if (r == 0) {
+            check_name(&f, names);
+            if (host)
+                spec_check_host(&f.spec, add_from_err, &f);
+        }
+    }
+    *ret_file = f;
+    return json_array_size(f.problems) ? OUTCOME_FAILED : OUTCOME_DONE;
+}
+
+void spec_file_clear(struct spec_file *f)
+{
+    json_decref(f->json);
+    json_decref(f->problems);
+    spec_clear(&f->spec);
+    *f = (struct spec_file){ 0 };
+}
+
+void spec_file_complain(const struct spec_file *f)
+{
+    size_t i;
+    json_t *problem;
+
+    (void)fflush(stdout);
+    json_array_foreach (f->problems, i, problem) {
+        const char *path = member_text(problem, "path");
+        auto_free char *reason = text_one_line(member_text(problem, "reason"));
+        fprintf(stderr, "%s: %s%s%s\n", f->shown, path, *path ? ": " : "", reason);
+    }
+}
