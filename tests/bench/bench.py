@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""The numbers Holdfast promises, each as a ratio or a count taken in one run, next to the thing it is compared with.
+
+    tests/bench/bench.py [--only WORD] [--json FILE] [--fakes 1000] [--reals 50]
+
+Needs a release build (HOLDFAST_BIN) and root's limits for a thousand processes. Prints a table; --json writes the same as JSON.
+"""
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+from harness import Host, Varlink, program, wait_for  # noqa: E402
+
+KIB, MIB = 1024, 1024 * 1024
+IDLE_WINDOW, LOAD_WINDOW = 10.0, 1.0  # seconds over which something is counted
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def smaps(pid, key):
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        for line in f:
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) * KIB
+    raise KeyError(key)
+
+
+def switches(pid):
+    """Times the process was put on a CPU again: what an idle one must not be."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status") as f:
+            total += sum(int(line.split()[1]) for line in f if "ctxt_switches" in line)
+    return total
+
+
+@contextlib.contextmanager
+def host():
+    h = Host()
+    try:
+        yield h
+    finally:
+        h.destroy()
+
+
+def populate(h, specs):
+    """Writes the specs, starts a manager, waits until all run."""
+    for spec in specs:
+        h.write_spec(spec)
+    h.start_manager()
+    wait_for(lambda: adopted(h) == len(specs), f"{len(specs)} VMs running ({h.manager_log()})", 600, 0.2)
+
+
+def adopted(h):
+    try:
+        with Varlink(os.path.join(h.dirs["run"], "manager.sock")) as v:
+            vms = v.call("io.holdfast.Manager.List")["parameters"]["vms"]
+    except (OSError, EOFError):
+        return 0
+    return sum(vm["state"] in ("running", "paused") and vm.get("shim_pid") is not None for vm in vms)
+
+
+def readopt(h, count):
+    """Seconds from the SIGKILL of the manager until the next one has adopted all and says so."""
+    begin = time.monotonic()
+    h.kill_manager()
+    h.start_manager(wait=False)
+    while adopted(h) < count:
+        if time.monotonic() - begin > 60:
+            raise AssertionError(f"not adopted: {h.manager_log()}")
+        time.sleep(0.001)
+    return time.monotonic() - begin
+
+
+def bare_greeting(h, name):
+    """Exec of the plan's own QEMU with its own arguments, to its greeting; everything else left out."""
+    plan = json.loads(h.vmctl("inspect", name).stdout)["next_plan"]["qemu"]
+    times = []
+
+    def once():
+        path = os.path.join(h.root, "bare.sock")
+        console = os.path.join(h.root, "bare-console.sock")
+        listeners = []
+        for each in (path, console):
+            with contextlib.suppress(OSError):
+                os.unlink(each)
+            s = socket.socket(socket.AF_UNIX)
+            s.bind(each)
+            s.listen(1)
+            listeners.append(s)
+        ram = os.memfd_create("ram", 0)
+        os.ftruncate(ram, 128 * MIB)
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(path)
+        want = {3: os.dup(listeners[0].fileno()), 4: os.dup(listeners[1].fileno()), 5: os.dup(ram), 6: os.open("/dev/null", os.O_RDONLY)}
+        high = {target: os.dup2(fd, 100 + target) for target, fd in want.items()}
+
+        def place():
+            for target, fd in high.items():
+                os.dup2(fd, target)
+
+        begin = time.monotonic()
+        child = subprocess.Popen(plan["argv"], executable=plan["path"], close_fds=False, preexec_fn=place, stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert b"QMP" in client.recv(4096)
+        times.append(time.monotonic() - begin)
+        child.kill()
+        child.wait()
+        for fd in [*want.values(), *high.values(), ram]:
+            os.close(fd)
+        for s in (*listeners, client):
+            s.close()
+
+    return once, times
+
+
+def bench_start(rows, options):
+    with host() as h:
+        h.start_manager()
+        h.apply(h.guest_spec("one"))
+        h.vmctl("stop", "one", "--force")
+        bare, bare_times = bare_greeting(h, "one")
+        ours, whole = [], []
+        for _ in range(options.runs):
+            bare()
+            begin_real, begin = time.time(), time.monotonic()
+            h.vmctl("start", "one")
+            whole.append(time.monotonic() - begin)
+            with h.shim("one") as v:
+                v.send("io.holdfast.Shim.Monitor", {"since": 0}, more=True)
+                running = None
+                while running is None:
+                    event = v.receive()["parameters"].get("event")
+                    if event and event["type"] == "qmp" and event["text"] == "greeting":
+                        running = event["data"]["real_us"] / 1e6
+            ours.append(running - begin_real)
+            h.vmctl("stop", "one", "--force")
+        extra = median(ours) - median(bare_times)
+        rows.append(("vmctl start to QMP greeting, over the same QEMU exec'd bare", f"{extra * 1e3:.1f} ms", "<= 8 ms", extra <= 0.008,
+                     f"bare {median(bare_times) * 1e3:.1f} ms, ours {median(ours) * 1e3:.1f} ms, vmctl start until running "
+                     f"{median(whole) * 1e3:.1f} ms, {options.runs} pairs in turn"))
+
+
+def bench_idle(rows, options):
+    with host() as h:
+        populate(h, [h.fake_spec(f"vm{i:04}") for i in range(50)])
+        shims = [vm["shim_pid"] for vm in h.list().values()]
+        pss = [smaps(pid, "Pss") for pid in shims]
+        rows.append(("memory of a shim: PSS with 50 shims", f"{sum(pss) / len(pss) / KIB:.0f} KiB", "<= 300 KiB",
+                     sum(pss) / len(pss) <= 300 * KIB,
+                     f"private {median([smaps(p, 'Private_Dirty') for p in shims]) / KIB:.0f} KiB dirty"))
+        before = {pid: switches(pid) for pid in shims}
+        time.sleep(IDLE_WINDOW)
+        woken = [switches(pid) - before[pid] for pid in shims]
+        rows.append(("wakeups of an idle shim in 10 s", f"{sum(woken)}", "0", sum(woken) == 0, "sum over 50 shims"))
+
+
+def bench_reals(rows, options):
+    with host() as h:
+        specs = [h.guest_spec(f"vm{i:04}") for i in range(options.reals)]
+        for spec in specs:
+            spec["boot"]["cmdline"] += " holdfast.tick_ms=600000"
+        populate(h, specs)
+        settle(h)
+        times = [readopt(h, options.reals) for _ in range(options.runs)]
+        rows.append((f"manager SIGKILLed -> restarted -> all adopted and answering, {options.reals} real QEMUs",
+                     f"{median(times) * 1e3:.0f} ms", "<= 60 ms", median(times) <= 0.060,
+                     f"min {min(times) * 1e3:.0f}, max {max(times) * 1e3:.0f} of {len(times)}"))
+
+
+def settle(h):
+    """Waits until the guests have booted and the machine is quiet enough to measure the manager rather than them."""
+    def load():
+        with open("/proc/stat") as f:
+            fields = [int(n) for n in f.readline().split()[1:]]
+        return sum(fields) - fields[3] - fields[4], sum(fields)
+
+    def quiet():
+        busy, total = load()
+        time.sleep(LOAD_WINDOW)
+        busy2, total2 = load()
+        return (busy2 - busy) / max(1, total2 - total) < 0.35
+    with contextlib.suppress(AssertionError):
+        wait_for(quiet, "a quiet machine", 240)
+
+
+def bench_fakes(rows, options):
+    sizes = sorted({options.fakes // 4, options.fakes // 2, options.fakes})
+    found, rss = {}, {}
+    with host() as h:
+        h.start_manager()
+        rss[0] = smaps(h.manager.pid, "Rss")
+        done = 0
+        for size in sizes:
+            h.kill_manager()
+            for i in range(done, size):
+                h.write_spec(h.fake_spec(f"vm{i:04}"))
+            done = size
+            h.start_manager()
+            wait_for(lambda: adopted(h) == size, f"{size} VMs running", 900, 0.5)
+            settle(h)
+            found[size] = median([readopt(h, size) for _ in range(options.runs)])
+            settle(h)
+            rss[size] = smaps(h.manager.pid, "Rss")
+            if size == options.fakes // 2:
+                bench_list(rows, h, size, options)
+        most = sizes[-1]
+        growth = (found[most] / most) / (found[sizes[0]] / sizes[0])
+        rows.append((f"same, {most} fake ones", f"{found[most] * 1e3:.0f} ms", "<= 400 ms", found[most] <= 0.4,
+                     ", ".join(f"{n}: {t * 1e3:.0f} ms" for n, t in found.items())))
+        rows.append((f"growth per VM, {most} over {sizes[0]}", f"{growth:.2f} x", "<= 1.3 x (linear)", growth <= 1.3, ""))
+        limit = 8 * MIB + 4 * KIB * most
+        rows.append((f"manager RSS with {most} VMs", f"{rss[most] / MIB:.1f} MiB", f"<= {limit / MIB:.1f} MiB", rss[most] <= limit,
+                     ", ".join(f"{n}: {b / MIB:.1f} MiB" for n, b in rss.items())))
+
+
+def bench_list(rows, h, size, options):
+    times = []
+    for _ in range(4 * options.runs):
+        begin = time.monotonic()
+        h.vmctl("list")
+        times.append(time.monotonic() - begin)
+    rows.append((f"vmctl list with {size} VMs", f"{median(times) * 1e3:.1f} ms", "<= 30 ms", median(times) <= 0.030,
+                 f"whole process, {len(times)} times"))
+
+
+BENCHES = {"start": bench_start, "idle": bench_idle, "fakes": bench_fakes, "reals": bench_reals}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=BENCHES, action="append")
+    parser.add_argument("--json")
+    parser.add_argument("--fakes", type=int, default=1000)
+    parser.add_argument("--reals", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=9)
+    options = parser.parse_args()
+    rows = []
+    for name in options.only or BENCHES:
+        print(f"bench: {name} …", file=sys.stderr, flush=True)
+        BENCHES[name](rows, options)
+    width = max(len(row[0]) for row in rows)
+    print(f"{'what':<{width}}  {'measured':>10}  {'reach':>18}  ")
+    for what, measured, reach, good, note in rows:
+        print(f"{what:<{width}}  {measured:>10}  {reach:>18}  {'ok  ' if good else 'MISS'}  {note}")
+    if options.json:
+        with open(options.json, "w") as f:
+            json.dump([dict(zip(("what", "measured", "reach", "ok", "note"), row)) for row in rows], f, indent=1)
+    sys.exit(0 if all(row[3] for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()
