@@ -99,12 +99,12 @@ class Adoption(HostTest):
         self.host.start_manager(PATH=tools + ":" + os.environ["PATH"])
         self.host.write_spec(spec)
         self.host.vmctl("apply", self.host.path("config", "prep") + ".json", "--no-wait")
+        shim = wait_for(lambda: self.host.vm("prep").get("shim_pid"), "a shim")
         self.host.wait_state("prep", "preparing")
-        shim = self.host.vm("prep")["shim_pid"]
         self.host.kill_manager()
         self.host.start_manager(PATH=tools + ":" + os.environ["PATH"])
-        vm = self.host.vm("prep")
-        self.assertEqual((vm["state"], vm["shim_pid"]), ("preparing", shim))
+        wait_for(lambda: self.host.vm("prep").get("shim_pid") == shim, "the shim to be found again")
+        self.assertEqual(self.host.state("prep"), "preparing")
         with open(slow, "w") as f:
             f.write("go\n")
         self.assertEqual(self.host.wait_state("prep", "running")["shim_pid"], shim)

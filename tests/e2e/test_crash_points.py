@@ -11,6 +11,7 @@ POINTS = [
     # point, the operation it lies in
     ("manager.after-wanted-write", START),
     ("manager.after-run-folder", START),
+    ("manager.before-spawn", START),
     ("manager.after-spawn", START),
     ("manager.after-ready", START),
     ("manager.before-go", START),
@@ -23,6 +24,7 @@ POINTS = [
     ("shim.after-go", START),
     ("shim.after-exit-record", STOP),
     ("shim.before-leaving", STOP),
+    ("manager.delete-before-wanted", DELETE),
     ("manager.delete-before-tombstone", DELETE),
     ("manager.delete-after-tombstone", DELETE),
 ]

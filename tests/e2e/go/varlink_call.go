@@ -45,11 +45,14 @@ func describe(ctx context.Context, c *varlink.Connection, name string) (*idl.IDL
 	if err != nil {
 		return nil, nil, fmt.Errorf("GetInterfaceDescription(%s): %w", name, err)
 	}
-	parsed, err := idl.New(text)
+	// Debian's version of the library knows the grammar in which interface names had no capitals; all the rest of the text it
+	// gets as it came.
+	lower := strings.ToLower(name)
+	parsed, err := idl.New(strings.Replace(text, "interface "+name+"\n", "interface "+lower+"\n", 1))
 	if err != nil {
 		return nil, nil, fmt.Errorf("description of %s: %w", name, err)
 	}
-	if parsed.Name != name {
+	if parsed.Name != lower {
 		return nil, nil, fmt.Errorf("description of %s is of %s", name, parsed.Name)
 	}
 	d := &description{Interface: name, Methods: []string{}, Errors: []string{}, Types: []string{}}

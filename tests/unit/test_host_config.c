@@ -1,0 +1,61 @@
+#include "lib/manager/config.h"
+
+#include "fixture.h"
+
+START_TEST(missing)
+{
+    struct host_config config = { .start_interval = 5 };
+
+    ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
+    ck_assert_ptr_null(config.group);
+    ck_assert_uint_eq(config.start_interval, 0);
+    ck_assert_int_eq(host_config_read("/nonexistent", &config, NULL), 0);
+}
+END_TEST
+
+START_TEST(full)
+{
+    struct host_config config = { 0 };
+
+    fixture_write("holdfast.json", "{\"group\": \"staff\", \"log_level\": \"debug\", \"start_interval\": \"250ms\"}");
+    ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
+    ck_assert_str_eq(config.group, "staff");
+    ck_assert_str_eq(config.log_level, "debug");
+    ck_assert_uint_eq(config.start_interval, 250);
+    host_config_clear(&config);
+}
+END_TEST
+
+static const struct {
+    const char *text, *says;
+} bad[] = {
+    { "{\"grup\": \"staff\"}", "/grup" },
+    { "{\"log_level\": \"loud\"}", "/log_level" },
+    { "{\"start_interval\": 5}", "/start_interval" },
+    { "{\n\"group\": }", "line 2" },
+};
+
+START_TEST(wrong)
+{
+    struct host_config config = { .start_interval = 5 };
+    struct err err = ERR_INIT;
+
+    fixture_write("holdfast.json", bad[_i].text);
+    ck_assert_int_lt(host_config_read(fixture.path, &config, &err), 0);
+    ck_assert_msg(strstr(err.text, bad[_i].says), "\"%s\" doesn't say %s", err.text, bad[_i].says);
+    ck_assert_ptr_nonnull(strstr(err.text, "holdfast.json"));
+    ck_assert_uint_eq(config.start_interval, 5);
+}
+END_TEST
+
+static void add_tests(TCase *tc)
+{
+    tcase_add_test(tc, missing);
+    tcase_add_test(tc, full);
+    tcase_add_loop_test(tc, wrong, 0, ARRAY_LEN(bad));
+}
+
+int main(void)
+{
+    return fixture_main("host_config", add_tests);
+}
