@@ -22,6 +22,7 @@ enum {
 #define FILE_SHIM_SOCKET "shim.sock"
 #define FILE_QMP_SOCKET "qmp.sock"
 #define FILE_CONSOLE_SOCKET "console.sock"
+#define FILE_AGENT_SOCKET "agent.sock"
 /* In STATE/vms/NAME. */
 #define FILE_WANTED "wanted.json"
 #define FILE_LAST_EXIT "last-exit.json"

@@ -49,6 +49,7 @@ static const struct field qemu_fields[] = {
     { "argv", FIELD_STRV, FIELD_REQUIRED, IN(qemu, argv) },
     { "env", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, env) },
     { "user", FIELD_STRING, FIELD_OMIT_EMPTY, IN(qemu, user) },
+    { "agent", FIELD_BOOL, FIELD_OMIT_EMPTY, IN(qemu, agent) },
 };
 TYPE(qemu_type, "qemu", SIZE_OF(qemu), qemu_fields);
 

@@ -14,6 +14,7 @@ enum plan_fd {
     PLAN_FD_QMP = 3,     /* listening socket of the monitor, bound by the shim: qmp.sock */
     PLAN_FD_CONSOLE = 4, /* listening socket of the first serial port: console.sock */
     PLAN_FD_RAM = 5,     /* memfd that is the guest's RAM, when ram.shared */
+    PLAN_FD_AGENT = 7,   /* listening socket of the guest agent's channel, when qemu.agent: agent.sock */
     PLAN_FD_LOCK = 6,    /* vm.lock, held for as long as QEMU lives */
 };
 
@@ -58,6 +59,7 @@ struct plan {
         char **argv;
         char **env;
         char *user; /* NULL: as the shim */
+        bool agent; /* the guest agent has a channel */
     } qemu;
 
     struct {

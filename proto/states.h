@@ -49,7 +49,7 @@ extern const struct enum_names exit_kind_names;
 enum restart_policy { RESTART_NEVER, RESTART_ON_FAILURE, RESTART_ALWAYS };
 extern const struct enum_names restart_policy_names;
 
-enum rung_kind { RUNG_ACPI, RUNG_QUIT, RUNG_TERM, RUNG_KILL };
+enum rung_kind { RUNG_AGENT, RUNG_ACPI, RUNG_QUIT, RUNG_TERM, RUNG_KILL };
 extern const struct enum_names rung_kind_names;
 
 enum probe_kind { PROBE_TCP, PROBE_HTTP, PROBE_AGENT, PROBE_QMP, PROBE_EXEC, PROBE_CONSOLE };

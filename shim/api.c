@@ -9,6 +9,7 @@
 #include "lib/base/log.h"
 #include "proto/interfaces.h"
 #include "proto/launch.h"
+#include "shim/health.h"
 #include "shim/vm.h"
 
 #define IFACE "io.holdfast.Shim."
@@ -49,6 +50,11 @@ static void get_plan(struct varlink_call *call, const json_t *parameters, void *
         reply_failed(call, "no-memory", "out of memory");
     else
         varlink_call_reply_consume(call, json_pack("{so}", "plan", plan));
+}
+
+static void get_health(struct varlink_call *call, const json_t *parameters, void *userdata)
+{
+    varlink_call_reply_consume(call, health_to_wire(userdata));
 }
 
 static void monitor_free(struct monitor_call *m)
@@ -341,6 +347,7 @@ static void console(struct varlink_call *call, const json_t *parameters, void *u
 static const struct varlink_method methods[] = {
     { .name = "GetStatus", .run = get_status },
     { .name = "GetPlan", .run = get_plan },
+    { .name = "GetHealth", .run = get_health },
     { .name = "Monitor", .run = monitor, .more = true },
     { .name = "Stop", .run = stop },
     { .name = "Kill", .run = kill_vm },

@@ -7,6 +7,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "proto/launch.h"
+#include "shim/health.h"
 #include "shim/logs.h"
 #include "shim/vm.h"
 
@@ -47,7 +48,9 @@ static void conclude(struct vm *vm, struct exit_cause cause, const char *detail)
 
     if (vm->plan.restart.reset_after_ms > 0 && vm->qemu.ran && ran_ms >= vm->plan.restart.reset_after_ms)
         backoff_reset(&vm->backoff);
-    verdict = policy_verdict((enum restart_policy)vm->plan.restart.policy, cause, vm->stop.asked, &vm->backoff, random_bits(), &delay_ms);
+    verdict = vm->stop.for_health && !vm->stop.asked
+                  ? policy_restart(&vm->backoff, random_bits(), &delay_ms)
+                  : policy_verdict((enum restart_policy)vm->plan.restart.policy, cause, vm->stop.asked, &vm->backoff, random_bits(), &delay_ms);
     record = make_record(vm, cause, detail);
     record.final = verdict != VERDICT_RESTART;
     vm_write_exit(vm, &record);
@@ -103,8 +106,13 @@ static bool qemu_wstatus(struct vm *vm, int *ret_wstatus)
 /* QEMU is gone: what it leaves behind goes with it, and only then is the end concluded, so that no successor meets it. */
 static void qemu_ended(struct vm *vm)
 {
-    struct ending ending = { .reason = vm->qemu.shutdown_reason, .stop_asked = vm->stop.asked, .killed_by_us = vm->stop.deadly };
+    struct ending ending = {
+        .reason = vm->qemu.shutdown_reason,
+        .stop_asked = vm->stop.asked || vm->stop.for_health,
+        .killed_by_us = vm->stop.deadly,
+    };
 
+    health_rest(vm);
     /* Unreaped, our child's number is still its group's. */
     if (vm->qemu.child)
         (void)kill(-vm->qemu.ref.pid, SIGKILL);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "lib/base/log.h"
+#include "shim/agent_call.h"
 #include "shim/vm.h"
 
 static void take_rung(struct vm *vm);
@@ -12,6 +13,20 @@ static void take_rung(struct vm *vm);
 static bool qmp_send(struct vm *vm, const char *command)
 {
     return vm->qemu.qmp_ready && qmp_client_call(vm->qemu.qmp, command, NULL, QMP_TIMEOUT_MS, NULL, NULL) >= 0;
+}
+
+static void agent_answered(void *arg, const char *why)
+{
+    struct vm *vm = arg;
+
+    agent_call_free(steal_ptr(&vm->stop.agent));
+}
+
+static bool rung_agent(struct vm *vm)
+{
+    agent_call_free(steal_ptr(&vm->stop.agent));
+    return vm->qemu.ran && vm->plan.qemu.agent && qmp_send(vm, "cont") &&
+           agent_call(vm, "guest-shutdown", agent_answered, vm, &vm->stop.agent) >= 0;
 }
 
 static bool rung_acpi(struct vm *vm)
@@ -49,6 +64,7 @@ static bool rung_kill(struct vm *vm)
 
 /* false: this rung can't be taken now, the next one is tried at once. */
 static bool (*const rungs[])(struct vm *vm) = {
+    [RUNG_AGENT] = rung_agent,
     [RUNG_ACPI] = rung_acpi,
     [RUNG_QUIT] = rung_quit,
     [RUNG_TERM] = rung_term,
@@ -128,6 +144,7 @@ void vm_ladder_force(struct vm *vm)
 
 void vm_ladder_end(struct vm *vm)
 {
+    agent_call_free(steal_ptr(&vm->stop.agent));
     ev_timer_stop(loop_ev(vm->loop), &vm->stop.next);
     ev_timer_stop(loop_ev(vm->loop), &vm->stop.repeat);
 }

@@ -23,7 +23,7 @@ enum { LISTEN_BACKLOG = 4 };
 
 /* What QEMU inherits, by PLAN_FD_ number, and the pipe that lets it go. */
 struct inheritance {
-    int qmp, console, ram, log;
+    int qmp, console, ram, agent, log;
     int go_read, go_write;
 };
 
@@ -32,6 +32,7 @@ static void inheritance_done(struct inheritance *i)
     fd_close(i->qmp);
     fd_close(i->console);
     fd_close(i->ram);
+    fd_close(i->agent);
     fd_close(i->log);
     fd_close(i->go_read);
     fd_close(i->go_write);
@@ -62,6 +63,8 @@ static int make_inheritance(const struct vm *vm, struct inheritance *i)
         return i->log;
     if (vm->plan.ram.shared && (i->ram = make_ram(vm)) < 0)
         return i->ram;
+    if (vm->plan.qemu.agent && (i->agent = socket_listen(vm->run_fd, FILE_AGENT_SOCKET, 0600, LISTEN_BACKLOG)) < 0)
+        return i->agent;
     if (pipe2(go, O_CLOEXEC) < 0)
         return -errno;
     i->go_read = go[0];
@@ -71,22 +74,29 @@ static int make_inheritance(const struct vm *vm, struct inheritance *i)
 
 static int fork_qemu(struct vm *vm, const struct inheritance *i)
 {
-    const struct spawn_fd fds[] = {
+    struct spawn_fd fds[] = {
         { i->log, 1 },
         { i->log, 2 },
         { i->qmp, PLAN_FD_QMP },
         { i->console, PLAN_FD_CONSOLE },
         { vm->vm_lock, PLAN_FD_LOCK },
         { i->ram, PLAN_FD_RAM },
+        { i->agent, PLAN_FD_AGENT },
     };
+    size_t n = 0;
     pid_t pid;
-    int r = spawn_child(
+    int r;
+
+    for (size_t k = 0; k < ARRAY_LEN(fds); k++)
+        if (fds[k].source >= 0) /* what the plan has no use for is -1 */
+            fds[n++] = fds[k];
+    r = spawn_child(
         &(struct spawn){
             .path = vm->plan.qemu.path,
             .argv = vm->plan.qemu.argv,
             .env = vm->plan.qemu.env,
             .fds = fds,
-            .n_fds = ARRAY_LEN(fds) - (vm->plan.ram.shared ? 0 : 1),
+            .n_fds = n,
             .go_fd = i->go_read,
             .new_group = true,
         },
@@ -115,7 +125,7 @@ static int ensure_vm_lock(struct vm *vm)
 
 static int launch(struct vm *vm)
 {
-    auto_inheritance struct inheritance i = { -1, -1, -1, -1, -1, -1 };
+    auto_inheritance struct inheritance i = { -1, -1, -1, -1, -1, -1, -1 };
     int r = ensure_vm_lock(vm);
 
     if (r < 0 || (r = make_inheritance(vm, &i)) < 0 || (r = tree_make_cgroup(&vm->tree, vm->plan.name)) < 0)
@@ -141,6 +151,8 @@ void vm_launch(struct vm *vm)
     int r;
 
     vm->qemu.ran = vm->qemu.gone = vm->qemu.qmp_ready = false;
+    vm->stop.for_health = vm->stop.deadly = false;
+    vm->stop.rung = 0;
     vm->qemu.shutdown_reason = (free(vm->qemu.shutdown_reason), NULL);
     r = launch(vm);
     if (r >= 0)

@@ -69,6 +69,11 @@ static bool is_failure(struct exit_cause cause)
     return true;
 }
 
+enum verdict policy_restart(struct backoff *b, uint32_t random, uint64_t *ret_delay_ms)
+{
+    return backoff_next(b, random, ret_delay_ms) ? VERDICT_RESTART : VERDICT_FAILED;
+}
+
 enum verdict policy_verdict(enum restart_policy policy, struct exit_cause cause, bool stop_asked, struct backoff *b, uint32_t random,
                             uint64_t *ret_delay_ms)
 {
@@ -78,5 +83,5 @@ enum verdict policy_verdict(enum restart_policy policy, struct exit_cause cause,
         return VERDICT_ENDED;
     if (policy == RESTART_NEVER || (policy == RESTART_ON_FAILURE && !failure))
         return failure && cause.kind != EXIT_GUEST_RESET ? VERDICT_FAILED : VERDICT_ENDED;
-    return backoff_next(b, random, ret_delay_ms) ? VERDICT_RESTART : VERDICT_FAILED;
+    return policy_restart(b, random, ret_delay_ms);
 }

@@ -31,5 +31,8 @@ enum verdict {
     VERDICT_RESTART, /* after *ret_delay_ms */
 };
 
+/* Restart as long as the budget lasts, whatever the policy says about exits: what a health probe's action "restart" means. */
+enum verdict policy_restart(struct backoff *b, uint32_t random, uint64_t *ret_delay_ms);
+
 enum verdict policy_verdict(enum restart_policy policy, struct exit_cause cause, bool stop_asked, struct backoff *b, uint32_t random,
                             uint64_t *ret_delay_ms);

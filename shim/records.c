@@ -9,6 +9,7 @@
 #include "lib/base/log.h"
 #include "proto/launch.h"
 #include "proto/status.h"
+#include "shim/health.h"
 #include "shim/vm.h"
 
 static int write_record(int dirfd, const char *name, const struct record_type *type, const void *record, enum file_durability durability)
@@ -48,7 +49,7 @@ static struct status current_status(const struct vm *vm)
         .state = (int)vm->state,
         .since = vm->since,
         .detail = vm->detail,
-        .health = HEALTH_NONE,
+        .health = (int)health_now(vm),
         .restarts = vm->restarts,
         .attempt = vm->backoff.attempt,
         .started = vm->qemu.ref.pid ? clock_real_us() - running_us : 0,
@@ -163,7 +164,7 @@ json_t *vm_status_to_wire(const struct vm *vm)
                      "state", enum_to_string(&vm_state_names, (int)vm->state),
                      "since", clock_format(vm->since, since),
                      "detail", vm->detail,
-                     "health", enum_to_string(&vm_health_names, HEALTH_NONE),
+                     "health", enum_to_string(&vm_health_names, (int)health_now(vm)),
                      "restarts", (json_int_t)vm->restarts,
                      "uptime_ms", (json_int_t)uptime_ms,
                      "boot_id", vm->boot_id,

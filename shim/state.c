@@ -3,6 +3,7 @@
 
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
+#include "shim/health.h"
 #include "shim/vm.h"
 
 static const char *const event_names[] = {
@@ -61,8 +62,7 @@ static const struct cell table[STATE_COUNT][VM_EVENT_COUNT] = {
         [VM_RESUMED] = TO(STATE_STOPPING, NULL), /* the ladder resumes a paused guest so that it can hear the power button */
         [VM_PAUSED] = TO(STATE_STOPPING, NULL),
         [VM_STOP] = TO(STATE_STOPPING, NULL),
-        [VM_ENDED] = TO(STATE_EXITED, vm_finish),
-        [VM_FAILED] = TO(STATE_FAILED, vm_finish),
+        END_CELLS, /* VM_RETRY: the stop was a probe's wish, and the VM comes again */
     },
     [STATE_BACKOFF] = {
         [VM_GO] = TO(STATE_PREPARING, vm_prepare),
@@ -98,6 +98,7 @@ static void set_state(struct vm *vm, enum vm_state next, const char *detail)
 
     vm->state = next;
     vm->since = clock_real_us();
+    health_state_changed(vm);
     if (str_set(&vm->detail, detail) < 0)
         vm->detail = NULL;
     log_vm_info(vm->plan.name, "%s -> %s%s%s", from, to, detail ? ": " : "", detail ? detail : "");

@@ -14,6 +14,7 @@
 #include "lib/base/log.h"
 #include "proto/interfaces.h"
 #include "proto/launch.h"
+#include "shim/health.h"
 
 static int open_folders(struct vm *vm, struct err *err)
 {
@@ -145,7 +146,7 @@ void vm_tell(struct vm *vm, enum event_type type, json_t *data_consume, const ch
 
 static void unlink_sockets(struct vm *vm)
 {
-    static const char *const names[] = { FILE_SHIM_SOCKET, FILE_QMP_SOCKET, FILE_CONSOLE_SOCKET };
+    static const char *const names[] = { FILE_SHIM_SOCKET, FILE_QMP_SOCKET, FILE_CONSOLE_SOCKET, FILE_AGENT_SOCKET };
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         (void)unlinkat(vm->run_fd, names[i], 0);
@@ -202,6 +203,7 @@ void vm_free(struct vm *vm)
         ev_timer_stop(loop_ev(vm->loop), &vm->qemu.last_words);
         vm_ladder_end(vm);
     }
+    health_clear(vm);
     tree_stop(&vm->tree);
     pidwatch_stop(&vm->qemu.watch);
     pidwatch_stop(&vm->prepare.watch);

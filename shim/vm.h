@@ -5,7 +5,7 @@
  *   prepare.c   the plan's steps before a launch             launch.c  QEMU: bind, fork, persist, go; and adoption
  *   monitor.c   what QMP tells                               ladder.c  stopping, rung by rung
  *   exits.c     QEMU's end, its reason, what follows         console.c viewers of the serial port
- *   api.c       io.holdfast.Shim */
+ *   health.c    probes and what is done about them           api.c     io.holdfast.Shim */
 #pragma once
 
 #include <stdbool.h>
@@ -24,7 +24,9 @@
 #include "shim/qmp_client.h"
 #include "shim/tree.h"
 
+struct agent_call;
 struct console;
+struct health;
 struct monitor_call;
 
 /* What can happen to a VM. The answer to each in each state is in state.c. */
@@ -83,17 +85,20 @@ struct vm {
     } qemu;
 
     struct {
-        bool asked;
+        bool asked;      /* somebody wants it stopped */
+        bool for_health; /* a probe wants it restarted */
         bool deadly; /* a signal that ends QEMU was sent by us */
         int rung;    /* index into plan.stop */
         uint64_t timeout_ms; /* instead of the polite rung's, 0: the plan's */
         ev_timer next, repeat;
+        struct agent_call *agent; /* the agent rung's word to the guest, under way */
     } stop;
 
     struct tree tree;
     struct event_ring events;
     struct monitor_call *monitors;
     struct console *console;
+    struct health *health; /* NULL: no probes, or the guest hasn't run yet */
     struct varlink_interface *interface;
     struct varlink_service *service;
     bool finished; /* the last event was told; what is on disk is final */

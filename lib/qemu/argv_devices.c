@@ -16,12 +16,13 @@ enum {
     SLOT_VSOCK = 0x02,
     SLOT_PANIC = 0x03,
     SLOT_NETWORK = 0x04,
+    SLOT_AGENT = 0x0c,
     SLOT_DISK = 0x10,
     PCI_FUNCTIONS = 8,
     DISK_SERIAL_MAX = 20, /* VIRTIO_BLK_ID_BYTES of the virtio specification */
 };
 
-_Static_assert(SLOT_NETWORK + NETWORKS_MAX <= SLOT_DISK, "networks run into disks");
+_Static_assert(SLOT_NETWORK + NETWORKS_MAX <= SLOT_AGENT, "networks run into the agent's channel");
 _Static_assert(SLOT_DISK + DISKS_MAX / PCI_FUNCTIONS <= 0x1f, "disks run into the chipset");
 
 static json_t *pci_device(const char *driver, const char *id, int slot, int function)
@@ -166,6 +167,16 @@ void argv_push_networks(struct argv *a)
         push_network(a, &a->in->spec->network[i], i);
 }
 
+/* The name is the one qemu-ga opens in the guest: QEMU docs/interop/qemu-ga.rst. */
+static void push_agent(struct argv *a)
+{
+    strv_push(&a->words, "-chardev");
+    strv_pushf(&a->words, "socket,id=agent,fd=%d,server=on,wait=off", PLAN_FD_AGENT);
+    argv_push_json(a, "-device", pci_device("virtio-serial-pci", "serial0", SLOT_AGENT, 0));
+    argv_push_json(a, "-device", json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtserialport", "id", "agent0", "bus", "serial0.0",
+                                           "chardev", "agent", "name", "org.qemu.guest_agent.0"));
+}
+
 void argv_push_extras(struct argv *a)
 {
     argv_push_json(a, "-object", json_pack("{s:s, s:s}", "qom-type", "rng-builtin", "id", "entropy"));
@@ -173,6 +184,8 @@ void argv_push_extras(struct argv *a)
     if (a->in->spec->vsock.wanted)
         argv_push_json(a, "-device", with(pci_device("vhost-vsock-pci", "vsock0", SLOT_VSOCK, 0), "guest-cid",
                                           json_integer((json_int_t)a->in->vsock_cid)));
+    if (a->in->spec->agent)
+        push_agent(a);
     if (a->family == MACHINE_Q35)
         argv_push_json(a, "-device", json_pack("{s:s, s:s}", "driver", "pvpanic", "id", "panic0"));
     else

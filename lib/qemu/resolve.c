@@ -85,6 +85,7 @@ static int resolve_qemu(const struct resolve_input *in, struct plan *plan, struc
     auto_strv struct strv words = a.words;
     if (r < 0 || env.failed || str_set(&plan->qemu.path, in->qemu_path) < 0)
         return -ENOMEM;
+    plan->qemu.agent = in->spec->agent;
     plan->qemu.argv = words.items;
     plan->qemu.env = env.items;
     words = (struct strv){ 0 };
@@ -183,18 +184,23 @@ static int resolve_health(const struct spec *spec, struct plan *plan)
 static int resolve_stop(const struct spec *spec, struct plan *plan)
 {
     const struct plan_rung ladder[] = {
+        { .kind = RUNG_AGENT, .wait_ms = 5000 }, /* an agent that hears it acts within moments; the rest of the time is the button's */
         { .kind = RUNG_ACPI, .wait_ms = spec->stop.timeout_ms, .repeat_ms = 5000 },
         { .kind = RUNG_QUIT, .wait_ms = 5000 },
         { .kind = RUNG_TERM, .wait_ms = 5000 },
         { .kind = RUNG_KILL, .wait_ms = 10000 },
     };
-    size_t skip = spec->stop.timeout_ms == 0 ? 1 : 0;
 
     plan->stop = calloc(ARRAY_LEN(ladder), sizeof *plan->stop);
     if (!plan->stop)
         return -ENOMEM;
-    for (size_t i = skip; i < ARRAY_LEN(ladder); i++)
+    for (size_t i = 0; i < ARRAY_LEN(ladder); i++) {
+        bool polite = ladder[i].kind == RUNG_AGENT || ladder[i].kind == RUNG_ACPI;
+
+        if ((polite && spec->stop.timeout_ms == 0) || (ladder[i].kind == RUNG_AGENT && !spec->agent))
+            continue;
         plan->stop[plan->n_stop++] = ladder[i];
+    }
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "lib/base/json.h"
 #include "lib/base/util.h"
 #include "lib/spec/spec_internal.h"
+#include "proto/plan.h"
 
 /* Keys of the format that this version reads but can't honour. To ignore them would start a VM without what its operator asked for. */
 static const char *const unsupported_keys[] = { "image", "config_disk", "gpus", "confidential" };
@@ -50,6 +51,8 @@ int spec_parse(const json_t *json, void (*report)(void *arg, const struct err *e
         return r;
     if (json_is_object(copy)) {
         spec.vsock.wanted = json_is_object(json_object_get(copy, "vsock"));
+        for (size_t i = 0; i < spec.n_health; i++)
+            spec.agent |= spec.health[i].kind == PROBE_AGENT;
         r = spec_check(&spec, &problems);
         if (r < 0)
             return r;

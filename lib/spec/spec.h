@@ -60,6 +60,7 @@ struct spec {
     } restart; /* on-failure 1s 1m 5 5m */
     struct plan_probe *health; /* as in the plan */
     size_t n_health;
+    bool agent; /* a channel for the QEMU guest agent; a probe of type agent makes it true */
     struct {
         uint64_t timeout_ms; /* 60 s */
     } stop;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <regex.h>
 
 #include "lib/base/parse.h"
 #include "lib/base/util.h"
@@ -133,6 +134,21 @@ static bool is_http_path(const char *s)
     return true;
 }
 
+/* The same flags as the shim compiles it with (shim/probe.c). */
+static void check_pattern(const char *pattern, size_t i, struct problems *p)
+{
+    char why[128];
+    regex_t compiled;
+    int r = regcomp(&compiled, pattern, REG_EXTENDED | REG_NOSUB | REG_NEWLINE);
+
+    if (r == 0) {
+        regfree(&compiled);
+        return;
+    }
+    (void)regerror(r, &compiled, why, sizeof(why));
+    problem_add(p, "/health/%zu/match: expected an extended regular expression (regex(7)), got '%s': %s", i, pattern, why);
+}
+
 static void check_probe_values(const struct plan_probe *probe, size_t i, struct problems *p)
 {
     char pointer[64];
@@ -143,6 +159,8 @@ static void check_probe_values(const struct plan_probe *probe, size_t i, struct 
         problem_add(p, "/health/%zu/path: expected a path that begins with '/' and has no spaces, got '%s'", i, probe->path);
     if (probe->match && !*probe->match)
         problem_add(p, "/health/%zu/match: is empty, so it would match anything", i);
+    else if (probe->match && probe->kind == PROBE_CONSOLE)
+        check_pattern(probe->match, i, p);
     if (probe->argv) {
         snprintf(pointer, sizeof pointer, "/health/%zu/argv/0", i);
         if (probe->argv[0])

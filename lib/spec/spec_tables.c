@@ -172,6 +172,7 @@ static const struct field spec_fields[] = {
     { .key = "vsock", .kind = FIELD_OBJECT, FIELD_AT(struct spec, vsock), .type = &vsock_type },
     { .key = "restart", .kind = FIELD_OBJECT, FIELD_AT(struct spec, restart), .type = &restart_type },
     { .key = "health", .kind = FIELD_ARRAY, ARRAY_AT(struct spec, health, n_health), .type = &probe_type },
+    { .key = "agent", .kind = FIELD_BOOL, FIELD_AT(struct spec, agent) },
     { .key = "stop", .kind = FIELD_OBJECT, FIELD_AT(struct spec, stop), .type = &stop_type },
     { .key = "logs", .kind = FIELD_OBJECT, FIELD_AT(struct spec, logs), .type = &logs_type },
     { .key = "qemu", .kind = FIELD_OBJECT, FIELD_AT(struct spec, qemu), .type = &qemu_type },

@@ -168,7 +168,7 @@ def bench_reals(rows, options):
     with host() as h:
         specs = [h.guest_spec(f"vm{i:04}") for i in range(options.reals)]
         for spec in specs:
-            spec["boot"]["cmdline"] += " holdfast.tick_ms=600000"
+            spec["boot"]["cmdline"] += " tick=600000"
         populate(h, specs)
         settle(h)
         times = [readopt(h, options.reals) for _ in range(options.runs)]

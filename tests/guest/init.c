@@ -8,6 +8,7 @@
  *   noacpi | acpi                 ignore the power button from now on; heed it again
  *   flood N                       N KiB of output in lines of 64 bytes, ticks in between, then "flooded N"
  *   tick MS                       another interval for the heartbeat, 0: none
+ *   deaf                          the guest agent answers no more
  *   echo TEXT                     prints TEXT
  *   sh COMMAND                    busybox sh -c COMMAND, its output on the serial port, then "sh: exit CODE"
  *
@@ -36,10 +37,15 @@ enum {
     LINE_MAX_LEN = 512,
     TICK_MS = 100,
     FLOOD_LINE = 64,
+    AGENT_LOOK_MS = 50,
 };
 
 struct guest {
     int tty;
+    int agent; /* the guest agent's channel, -1: there is none */
+    char agent_line[LINE_MAX_LEN];
+    size_t agent_len;
+    bool agent_deaf, agent_alone; /* nobody on the host has its channel open: poll(2) would not wait then */
     int buttons[BUTTONS_MAX];
     int n_buttons;
     bool ignore_button;
@@ -217,6 +223,9 @@ static void obey(struct guest *g, char *line)
         g->flood_left = g->flood_kib * (1024 / FLOOD_LINE);
     } else if (strcmp(line, "tick") == 0 && number(arg, &g->interval)) {
         g->next_tick = now_ms();
+    } else if (strcmp(line, "deaf") == 0) {
+        g->agent_deaf = true;
+        say(g, "holdfast-guest: agent is deaf");
     } else if (strcmp(line, "echo") == 0) {
         say(g, "%s", arg);
     } else if (strcmp(line, "sh") == 0) {
@@ -241,6 +250,57 @@ static void read_tty(struct guest *g)
     }
 }
 
+/* The guest agent's channel is the virtio port of that name. */
+static void open_agent(struct guest *g)
+{
+    DIR *dir = opendir("/sys/class/virtio-ports");
+    for (struct dirent *e; dir && (e = readdir(dir)) && g->agent < 0;) {
+        char path[300], name[64] = "";
+        snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", e->d_name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        if (read(fd, name, sizeof(name) - 1) > 0 && strncmp(name, "org.qemu.guest_agent.0", 22) == 0) {
+            snprintf(path, sizeof(path), "/dev/%s", e->d_name);
+            g->agent = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+        }
+        close(fd);
+    }
+    if (dir)
+        closedir(dir);
+}
+
+/* As much of qemu-ga as Holdfast speaks: guest-ping and guest-shutdown. */
+static void obey_agent(struct guest *g, const char *line)
+{
+    static const char answer[] = "{\"return\": {}}\n", unknown[] = "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"unknown\"}}\n";
+    bool ping = strstr(line, "guest-ping"), shutdown = strstr(line, "guest-shutdown");
+    const char *reply = ping ? answer : unknown;
+    if (g->agent_deaf)
+        return;
+    if (shutdown) {
+        say(g, "holdfast-guest: the agent was told to shut down");
+        power_off(g);
+    }
+    if (write(g->agent, reply, strlen(reply)) < 0)
+        say(g, "holdfast-guest: agent: %m");
+}
+
+static void read_agent(struct guest *g)
+{
+    char buf[256];
+    ssize_t n = read(g->agent, buf, sizeof(buf));
+    for (ssize_t i = 0; i < n; i++) {
+        if (buf[i] == '\n') {
+            g->agent_line[g->agent_len] = '\0';
+            obey_agent(g, g->agent_line);
+            g->agent_len = 0;
+        } else if (g->agent_len < sizeof(g->agent_line) - 1) {
+            g->agent_line[g->agent_len++] = buf[i];
+        }
+    }
+}
+
 static void flood_step(struct guest *g)
 {
     /* ONLCR adds the 64th byte. */
@@ -253,23 +313,27 @@ static int time_to_next(const struct guest *g)
 {
     if (g->flood_left)
         return 0;
-    if (!g->interval)
-        return -1;
-    long long left = g->next_tick - now_ms();
-    return left > 0 ? (int)left : 0;
+    long long left = g->interval ? g->next_tick - now_ms() : -1;
+    if (g->agent_alone && (left > AGENT_LOOK_MS || !g->interval))
+        return AGENT_LOOK_MS;
+    return !g->interval ? -1 : left > 0 ? (int)left : 0;
 }
 
 static void run(struct guest *g)
 {
     for (;;) {
-        struct pollfd fds[1 + BUTTONS_MAX] = { { .fd = g->tty, .events = POLLIN } };
+        struct pollfd fds[2 + BUTTONS_MAX] = { { .fd = g->tty, .events = POLLIN }, { .fd = g->agent_alone ? -1 : g->agent, .events = POLLIN } };
+        g->agent_alone = false;
         for (int i = 0; i < g->n_buttons; i++)
-            fds[1 + i] = (struct pollfd){ .fd = g->buttons[i], .events = POLLIN };
-        if (poll(fds, (nfds_t)(1 + g->n_buttons), time_to_next(g)) > 0) {
+            fds[2 + i] = (struct pollfd){ .fd = g->buttons[i], .events = POLLIN };
+        if (poll(fds, (nfds_t)(2 + g->n_buttons), time_to_next(g)) > 0) {
             if (fds[0].revents)
                 read_tty(g); /* first, so that "noacpi" counts for a button pressed right after it */
+            if (fds[1].revents & POLLIN)
+                read_agent(g);
+            g->agent_alone = fds[1].revents == POLLHUP;
             for (int i = 0; i < g->n_buttons; i++)
-                if (fds[1 + i].revents)
+                if (fds[2 + i].revents)
                     read_button(g, g->buttons[i]);
         }
         while (waitpid(-1, NULL, WNOHANG) > 0)
@@ -285,11 +349,12 @@ static void run(struct guest *g)
 
 int main(void)
 {
-    struct guest g = { .tty = -1, .interval = TICK_MS };
+    struct guest g = { .tty = -1, .agent = -1, .interval = TICK_MS };
     mount_all();
     open_tty(&g);
     load_modules(&g);
     open_buttons(&g);
+    open_agent(&g);
     const char *tick = getenv("tick");
     if (tick)
         number(tick, &g.interval);
