@@ -1,6 +1,6 @@
 #include "lib/manager/cids.h"
 
-#include "fixture.h"
+#include "tests/unit/fixture.h"
 
 static struct cids *open_cids(char **ret_aside)
 {
@@ -69,7 +69,4 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, set_aside, 0, ARRAY_LEN(bad));
 }
 
-int main(void)
-{
-    return fixture_main("cids", add_tests);
-}
+int main(void) { return fixture_main("cids", add_tests); }

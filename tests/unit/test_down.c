@@ -3,7 +3,7 @@
 
 #include <check.h>
 
-#include "fixture.h"
+#include "tests/unit/fixture.h"
 
 static const char boot[] = "11111111-1111-1111-1111-111111111111";
 static const char old_boot[] = "22222222-2222-2222-2222-222222222222";
@@ -131,7 +131,4 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, host_rebooted);
 }
 
-int main(void)
-{
-    return fixture_main("down", add_tests);
-}
+int main(void) { return fixture_main("down", add_tests); }

@@ -2,9 +2,9 @@
 
 #include <sys/stat.h>
 
-#include "fixture.h"
 #include "lib/base/json.h"
 #include "proto/launch.h"
+#include "tests/unit/fixture.h"
 
 static void append(uint64_t seq, const char *text)
 {
@@ -71,7 +71,7 @@ END_TEST
 /* A crash in the middle of a line: the line is passed over, and the next one isn't glued to it. */
 START_TEST(unfinished_line)
 {
-    fixture_write(FILE_EVENTS, "{\"seq\":1}\n{\"seq\":2,\"te");
+    fixture_write(FILE_EVENTS, "{\"seq\":1}\n{\"seq\":2,\"tex");
     ck_assert_uint_eq(newest(), 1);
     ck_assert_uint_eq(read_since(0).n, 1);
     append(3, "x");
@@ -154,7 +154,4 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, not_a_file);
 }
 
-int main(void)
-{
-    return fixture_main("event_log", add_tests);
-}
+int main(void) { return fixture_main("event_log", add_tests); }

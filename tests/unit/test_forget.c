@@ -3,16 +3,13 @@
 
 #include <sys/stat.h>
 
-#include "fixture.h"
 #include "proto/launch.h"
+#include "tests/unit/fixture.h"
 
 static struct forget_dirs dirs;
 static const char *const folders[] = { "run", "state", "log", "specs" };
 
-static void make(const char *path)
-{
-    ck_assert_int_eq(mkdirat(fixture.dir, path, 0700), 0);
-}
+static void make(const char *path) { ck_assert_int_eq(mkdirat(fixture.dir, path, 0700), 0); }
 
 static void setup(void)
 {

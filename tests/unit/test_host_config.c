@@ -1,6 +1,6 @@
 #include "lib/manager/config.h"
 
-#include "fixture.h"
+#include "tests/unit/fixture.h"
 
 START_TEST(missing)
 {
@@ -29,7 +29,7 @@ END_TEST
 static const struct {
     const char *text, *says;
 } bad[] = {
-    { "{\"grup\": \"staff\"}", "/grup" },
+    { "{\"groups\": \"staff\"}", "/groups" },
     { "{\"log_level\": \"loud\"}", "/log_level" },
     { "{\"start_interval\": 5}", "/start_interval" },
     { "{\n\"group\": }", "line 2" },
@@ -55,7 +55,4 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, wrong, 0, ARRAY_LEN(bad));
 }
 
-int main(void)
-{
-    return fixture_main("host_config", add_tests);
-}
+int main(void) { return fixture_main("host_config", add_tests); }

@@ -2,7 +2,7 @@
 
 #include <pthread.h>
 
-#include "fixture.h"
+#include "tests/unit/fixture.h"
 
 struct counting {
     struct job job;
@@ -13,10 +13,7 @@ struct counting {
 static struct loop *loop;
 static int finished[64], n_finished, expected;
 
-static void run(struct job *job)
-{
-    container_of(job, struct counting, job)->ran_on = pthread_self();
-}
+static void run(struct job *job) { container_of(job, struct counting, job)->ran_on = pthread_self(); }
 
 static void done(struct job *job)
 {
@@ -85,9 +82,7 @@ static void hang(struct job *job)
     pthread_mutex_unlock(&gate);
 }
 
-static void freed(struct job *job)
-{
-}
+static void freed(struct job *job) {}
 
 START_TEST(a_hung_thread_is_reported)
 {
@@ -127,7 +122,4 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, bad_numbers);
 }
 
-int main(void)
-{
-    return fixture_main("worker", add_tests);
-}
+int main(void) { return fixture_main("worker", add_tests); }

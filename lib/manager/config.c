@@ -1,0 +1,69 @@
+#include "lib/manager/config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "lib/base/fd.h"
+#include "lib/base/file.h"
+#include "lib/base/json.h"
+#include "lib/base/log.h"
+
+#define CONFIG_FILE "holdfast.json"
+enum { CONFIG_MAX = 64 * 1024 };
+
+static const struct field host_config_fields[] = {
+    { .key = "group", .kind = FIELD_STRING, .offset = offsetof(struct host_config, group) },
+    { .key = "log_level", .kind = FIELD_STRING, .offset = offsetof(struct host_config, log_level) },
+    { .key = "start_interval", .kind = FIELD_CUSTOM, .codec = &codec_duration, .offset = offsetof(struct host_config, start_interval) },
+};
+const struct record_type host_config_type = {
+    .what = "host config",
+    .size = sizeof(struct host_config),
+    .fields = host_config_fields,
+    .n_fields = ARRAY_LEN(host_config_fields),
+};
+
+static int config_parse(const char *text, size_t len, struct host_config *config, struct err *err)
+{
+    auto_json json_t *json = NULL;
+    enum log_level level;
+    int r;
+
+    r = json_parse(text, len, &json, err);
+    if (r < 0)
+        return r;
+    r = record_parse(&host_config_type, json, RECORD_STRICT, config, err);
+    if (r < 0)
+        return r;
+    if (config->log_level && log_level_from_string(config->log_level, &level) < 0)
+        return err_set(err, EINVAL, "bad-config", "/log_level: expected error, warning, info or debug, got \"%s\"", config->log_level);
+    return 0;
+}
+
+int host_config_read(const char *config_dir, struct host_config *ret_config, struct err *err)
+{
+    struct host_config config = { 0 };
+    auto_free char *text = NULL;
+    auto_fd int fd = -1;
+    size_t len;
+    int r;
+
+    fd = open(config_dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    r = fd < 0 ? -errno : file_read(fd, CONFIG_FILE, CONFIG_MAX, &text, &len);
+    if (r == -ENOENT) {
+        *ret_config = config;
+        return 0;
+    }
+    if (r < 0)
+        return err_set_errno(err, -r, "bad-config", "can't read %s/%s", config_dir, CONFIG_FILE);
+    r = config_parse(text, len, &config, err);
+    if (r < 0) {
+        host_config_clear(&config);
+        err_prefix(err, "%s/%s", config_dir, CONFIG_FILE);
+        return r;
+    }
+    *ret_config = config;
+    return 0;
+}
+
+void host_config_clear(struct host_config *c) { record_clear(&host_config_type, c); }

@@ -1,0 +1,276 @@
+#include "lib/manager/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include "lib/base/failpoint.h"
+#include "lib/base/fd.h"
+#include "lib/base/file.h"
+#include "lib/base/log.h"
+#include "lib/base/spawn.h"
+#include "lib/base/strv.h"
+#include "lib/manager/link.h"
+#include "lib/manager/planner.h"
+#include "lib/manager/reconcile.h"
+#include "lib/manager/state.h"
+
+enum {
+    SHIM_PLAN_FD = 3,
+    SHIM_SYNC_FD = 4,
+};
+
+struct launch {
+    struct vm *vm;
+    int sync_fd; /* -1: not spawned yet */
+    ev_io io;
+    ev_timer deadline;
+    char text[ERR_TEXT_MAX]; /* what the shim says instead of ready */
+    size_t len;
+};
+
+static void launch_free(struct launch *l)
+{
+    struct ev_loop *ev = loop_ev(l->vm->manager->loop);
+
+    ev_io_stop(ev, &l->io);
+    ev_timer_stop(ev, &l->deadline);
+    fd_close(l->sync_fd);
+    l->vm->launch = NULL;
+    free(l);
+}
+
+/* The launch is over, and no VM came of it. Errors of the spec aren't tried again by themselves: they don't go away. */
+static void failed(struct vm *vm, bool lasting, const char *text)
+{
+    if (vm->launch)
+        launch_free(vm->launch);
+    if (lasting)
+        vm->gave_up = true;
+    else
+        reconcile_failure(vm);
+    vm->launch_failures++;
+    (void)str_set(&vm->launch_error, text);
+    vm_set_view(vm, (enum vm_view)STATE_FAILED, "%s", text);
+    vm_changed(vm);
+}
+
+static void hang_up(struct launch *l, const char *text)
+{
+    struct vm *vm = l->vm;
+    struct manager *m = vm->manager;
+    auto_free char *copy = strdup(text);
+    char path[VM_PATH_MAX];
+
+    failed(vm, false, copy ? copy : "out of memory");
+    /* It may be that somebody else has the VM, or that the shim needs a moment to let go of it. */
+    if (lock_is_held(m->run_vms_fd, vm_path(vm, FILE_SHIM_LOCK, path)) > 0 ||
+        lock_is_held(m->run_vms_fd, vm_path(vm, FILE_VM_LOCK, path)) > 0)
+        link_look(vm);
+}
+
+static void say_go(struct launch *l)
+{
+    static const char go = LAUNCH_GO;
+    struct vm *vm = l->vm;
+    ssize_t n;
+
+    FAILPOINT("manager.after-ready");
+    /* Here the shim would be moved to a scope of its own, before anything runs in it. */
+    FAILPOINT("manager.before-go");
+    n = send(l->sync_fd, &go, 1, MSG_NOSIGNAL);
+    if (n != 1) {
+        hang_up(l, "its shim ended before it was told to go");
+        return;
+    }
+    launch_free(l);
+    log_vm_debug(vm->name, "shim is ready, told to go");
+    link_open(vm);
+}
+
+static void ended_early(struct launch *l)
+{
+    while (l->len > 0 && (l->text[l->len - 1] == '\n' || l->text[l->len - 1] == ' '))
+        l->len--;
+    l->text[l->len] = '\0';
+    for (char *p = l->text; *p; p++) {
+        if (*p == '\n')
+            *p = ' ';
+    }
+    hang_up(l, l->len > 0 ? l->text : "its shim ended before it was ready and didn't say why");
+}
+
+static void on_sync(struct ev_loop *ev, ev_io *io, int events)
+{
+    struct launch *l = container_of(io, struct launch, io);
+    ssize_t n = read(l->sync_fd, l->text + l->len, sizeof(l->text) - 1 - l->len);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0 || l->len + (size_t)n >= sizeof(l->text) - 1) {
+        l->len += n > 0 ? (size_t)n : 0;
+        ended_early(l);
+        return;
+    }
+    l->len += (size_t)n;
+    if (l->text[0] == LAUNCH_READY && l->len == 1)
+        say_go(l);
+}
+
+static void on_deadline(struct ev_loop *ev, ev_timer *timer, int events)
+{
+    hang_up(container_of(timer, struct launch, deadline), "its shim was not ready in time");
+}
+
+/* Between fork and exec: our own limit on fds is for a thousand shims, not for one. */
+static int restore_limit(void *arg)
+{
+    const rlim_t *soft = arg;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return -errno;
+    limit.rlim_cur = *soft;
+    return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? -errno : 0;
+}
+
+/* A shim's environment: what it may need, and nothing that happened to be in ours. */
+static void build_env(struct strv *env)
+{
+    static const char *const passed[] = { "PATH",         "TZ",           "HOLDFAST_LOG_LEVEL", "HOLDFAST_FAILPOINT",
+                                          "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS",      "TSAN_OPTIONS" };
+
+    strv_push(env, "LANG=C.UTF-8");
+    for (size_t i = 0; i < ARRAY_LEN(passed); i++) {
+        const char *value = getenv(passed[i]);
+
+        if (value)
+            strv_pushf(env, "%s=%s", passed[i], value);
+    }
+}
+
+static int open_shim_log(const struct vm *vm)
+{
+    char path[VM_PATH_MAX];
+    int fd = openat(vm->manager->log_fd, vm_path(vm, FILE_SHIM_LOG, path),
+                    O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, FILE_MODE);
+
+    return fd < 0 ? -errno : fd;
+}
+
+static int spawn_shim(struct vm *vm, int plan_fd, int sync_fd)
+{
+    struct manager *m = vm->manager;
+    auto_strv struct strv argv = { 0 }, env = { 0 };
+    auto_fd int log_fd = open_shim_log(vm);
+    const struct spawn_fd fds[] = { { plan_fd, SHIM_PLAN_FD }, { sync_fd, SHIM_SYNC_FD }, { log_fd, 2 } };
+
+    strv_push(&argv, m->shim_path);
+    strv_push(&argv, "--plan-fd");
+    strv_pushf(&argv, "%d", SHIM_PLAN_FD);
+    strv_push(&argv, "--sync-fd");
+    strv_pushf(&argv, "%d", SHIM_SYNC_FD);
+    strv_push(&argv, vm->name);
+    build_env(&env);
+    if (argv.failed || env.failed)
+        return -ENOMEM;
+    return spawn_detached(&(struct spawn){
+        .path = m->shim_path,
+        .argv = strv_argv(&argv),
+        .env = strv_argv(&env),
+        .fds = fds,
+        .n_fds = ARRAY_LEN(fds) - (log_fd < 0 ? 1 : 0), /* without a log rather than not at all */
+        .go_fd = -1,
+        .prepare = restore_limit,
+        .prepare_arg = &m->nofile,
+    });
+}
+
+static int spawn(struct launch *l, int plan_fd)
+{
+    struct ev_loop *ev = loop_ev(l->vm->manager->loop);
+    auto_fd int theirs = -1;
+    int pair[2], r;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return -errno;
+    l->sync_fd = pair[0];
+    theirs = pair[1];
+    r = fd_set_nonblock(l->sync_fd, true);
+    if (r < 0)
+        return r;
+    FAILPOINT("manager.before-spawn");
+    r = spawn_shim(l->vm, plan_fd, theirs);
+    if (r < 0)
+        return r;
+    FAILPOINT("manager.after-spawn");
+    ev_io_init(&l->io, on_sync, l->sync_fd, EV_READ);
+    ev_io_start(ev, &l->io);
+    ev_now_update(ev);
+    ev_timer_set(&l->deadline, LAUNCH_READY_TIMEOUT_MS / 1000., 0.);
+    ev_timer_start(ev, &l->deadline);
+    return 0;
+}
+
+static void on_plan(struct plan_request *p)
+{
+    struct vm *vm = p->vm;
+    struct launch *l = vm->launch;
+    auto_free char *text = NULL;
+    int r;
+
+    if (!l || vm->manager->stopping || vm->gone_from_registry || vm->wanted.wish != WANTED_RUNNING) {
+        /* Called off while it was planned: nothing was begun. */
+        if (l) {
+            launch_free(l);
+            vm_set_view(vm, vm_rest_view(vm), NULL);
+            vm_changed(vm);
+        }
+        plan_request_free(p);
+        return;
+    }
+    if (p->r < 0) {
+        (void)str_set(&vm->spec_error, p->err.text);
+        failed(vm, true, p->err.text);
+        plan_request_free(p);
+        return;
+    }
+    FAILPOINT("manager.after-run-folder");
+    (void)str_set(&vm->spec_error, NULL);
+    memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
+    r = spawn(l, p->plan_fd);
+    plan_request_free(p);
+    if (r < 0) {
+        (void)str_format(&text, "can't start %s: %s", vm->manager->shim_path, strerror(-r));
+        failed(vm, false, text ? text : "can't start its shim");
+    }
+}
+
+void launch_start(struct vm *vm)
+{
+    struct launch *l = calloc(1, sizeof(*l));
+    int r;
+
+    if (!l) {
+        failed(vm, false, "out of memory");
+        return;
+    }
+    l->vm = vm;
+    l->sync_fd = -1;
+    ev_init(&l->io, on_sync);
+    ev_init(&l->deadline, on_deadline);
+    vm->launch = l;
+    vm_timer_stop(vm);
+    (void)str_set(&vm->launch_error, NULL);
+    vm_set_view(vm, (enum vm_view)STATE_PREPARING, NULL);
+    r = plan_request(vm, PLAN_LAUNCH, on_plan, NULL);
+    if (r < 0)
+        failed(vm, false, strerror(-r));
+}
+
+void launch_cancel(struct vm *vm)
+{
+    if (vm->launch)
+        launch_free(vm->launch);
+}

@@ -1,0 +1,10 @@
+/* Starting a shim (proto/launch.h): plan, spawn, wait for its ready, say go, follow it. */
+#pragma once
+
+#include "lib/manager/vm.h"
+
+/* Begins; the VM is PRESENCE_GONE. What goes wrong ends in STATE_FAILED with the reason, and in vm_changed(). */
+void launch_start(struct vm *vm);
+
+/* At the manager's end: hangs up, so that a shim that waits for its go undoes what it did. */
+void launch_cancel(struct vm *vm);

@@ -1,0 +1,441 @@
+#include "lib/manager/manager.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <malloc.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+
+#include "lib/base/clock.h"
+#include "lib/base/failpoint.h"
+#include "lib/base/fd.h"
+#include "lib/base/file.h"
+#include "lib/base/log.h"
+#include "lib/manager/adopt.h"
+#include "lib/manager/api.h"
+#include "lib/manager/call.h"
+#include "lib/manager/cids.h"
+#include "lib/manager/follow.h"
+#include "lib/manager/forget.h"
+#include "lib/manager/launch.h"
+#include "lib/manager/planner.h"
+#include "lib/manager/qemu_cache.h"
+#include "lib/manager/registry.h"
+#include "lib/manager/serve.h"
+#include "lib/manager/state.h"
+#include "proto/interfaces.h"
+
+enum {
+    READER_THREADS = 3,   /* a file on a dead mount holds up one of them */
+    STOP_GRACE_MS = 2000, /* for what is being written when we are told to end */
+    LOCK_GRACE_MS = 300,  /* for a killed predecessor to be gone */
+    LOCK_RETRY_MS = 5,
+    PID_TEXT_MAX = 32,
+};
+
+static const char default_group[] = "holdfast";
+
+/* ---- the lock ---- */
+
+static pid_t read_holder(int run_fd)
+{
+    auto_free char *text = NULL;
+    uint64_t pid;
+    size_t len;
+
+    if (file_read(run_fd, FILE_MANAGER_LOCK, PID_TEXT_MAX, &text, &len) < 0)
+        return 0;
+    text[strcspn(text, "\n")] = '\0';
+    return parse_u64(text, 1, INT32_MAX, &pid) < 0 ? 0 : (pid_t)pid;
+}
+
+/* Waits a little for the lock to be let go of: its holder may be on its way out, or dead already with a child of its own between fork and exec,
+ * where all that is open is still shared. A manager that goes on living is told from these by its pid. */
+static void wait_for_holder(pid_t pid)
+{
+    struct pidref auto_pidref ref = PIDREF_NONE;
+
+    if (pid > 0 && pidref_open(pid, &ref) >= 0) {
+        struct pollfd pollfd = { .fd = ref.fd, .events = POLLIN };
+
+        (void)poll(&pollfd, 1, LOCK_GRACE_MS);
+    } else {
+        (void)poll(NULL, 0, LOCK_RETRY_MS);
+    }
+}
+
+static int try_lock(const struct manager *m)
+{
+    uint64_t until = clock_mono_us() + (uint64_t)LOCK_GRACE_MS * 1000;
+    int fd;
+
+    while ((fd = lock_take(m->run_fd, FILE_MANAGER_LOCK)) == -EWOULDBLOCK && clock_mono_us() < until)
+        wait_for_holder(read_holder(m->run_fd));
+    return fd;
+}
+
+static int take_lock(struct manager *m, struct err *err)
+{
+    char text[PID_TEXT_MAX];
+    int fd = try_lock(m), n;
+
+    if (fd == -EWOULDBLOCK)
+        return err_set(err, EWOULDBLOCK, "locked",
+                       "another manager, process %d, holds %s/%s: stop that one first, or use another --run-dir",
+                       (int)read_holder(m->run_fd), m->dirs.run, FILE_MANAGER_LOCK);
+    if (fd < 0)
+        return err_set_errno(err, -fd, "no-lock", "can't lock %s/%s", m->dirs.run, FILE_MANAGER_LOCK);
+    m->lock_fd = fd;
+    n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
+        return err_set_errno(err, errno, "no-lock", "can't write %s/%s", m->dirs.run, FILE_MANAGER_LOCK);
+    FAILPOINT("manager.after-lock");
+    return 0;
+}
+
+/* ---- folders ---- */
+
+/* Makes and opens base[/sub]. What is made there later belongs to the managing group, too: the set-group-id bit, inode(7). */
+static int open_folder(const struct manager *m, const char *base, const char *sub, int *ret_fd, struct err *err)
+{
+    auto_free char *path = NULL;
+    auto_fd int fd = -1;
+    struct stat st;
+    int r;
+
+    r = sub ? str_format(&path, "%s/%s", base, sub) : str_set(&path, base);
+    if (r < 0)
+        return r;
+    r = dir_make(path, FOLDER_MODE, err);
+    if (r < 0)
+        return r;
+    fd = dir_open(AT_FDCWD, path);
+    if (fd < 0)
+        return err_set_errno(err, -fd, "no-folder", "can't open %s", path);
+    if (faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) < 0)
+        return err_set_errno(err, errno, "no-folder", "can't write in %s", path);
+    if (m->group != (gid_t)-1 && fstat(fd, &st) == 0 && st.st_gid != m->group) {
+        if (fchown(fd, (uid_t)-1, m->group) < 0 || fchmod(fd, FOLDER_MODE | S_ISGID) < 0)
+            return err_set_errno(err, errno, "no-folder", "can't give %s to its group", path);
+    }
+    *ret_fd = steal_fd(&fd);
+    return 0;
+}
+
+static int open_folders(struct manager *m, struct err *err)
+{
+    const struct {
+        const char *base, *sub;
+        int *fd;
+    } folders[] = {
+        { m->dirs.run, NULL, &m->run_fd },     { m->dirs.run, FOLDER_VMS, &m->run_vms_fd },
+        { m->dirs.state, NULL, &m->state_fd }, { m->dirs.state, FOLDER_VMS, &m->state_vms_fd },
+        { m->dirs.log, NULL, &m->log_fd },     { m->dirs.config, FOLDER_VMS, &m->specs_fd },
+    };
+    int r = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(folders) && r >= 0; i++) {
+        r = open_folder(m, folders[i].base, folders[i].sub, folders[i].fd, err);
+        if (r >= 0 && i == 0)
+            r = take_lock(m, err); /* before anything else is touched */
+    }
+    return r;
+}
+
+/* ---- making ---- */
+
+static int find_group(struct manager *m, const char *wanted, struct err *err)
+{
+    const char *name = wanted ? wanted : m->config.group ? m->config.group : default_group;
+    const struct group *g;
+
+    m->group = (gid_t)-1;
+    errno = 0;
+    g = getgrnam(name);
+    if (g)
+        m->group = g->gr_gid;
+    else if (wanted || m->config.group)
+        return err_set(err, ENOENT, "no-group", "there is no group \"%s\" on this host", name);
+    else
+        return 0;
+    /* Only root can give files to just any group; another user manages alone. */
+    if (geteuid() != 0 && !wanted && !m->config.group)
+        m->group = (gid_t)-1;
+    return 0;
+}
+
+static int copy_dirs(struct manager *m, const struct dirs *dirs)
+{
+    if (str_set(&m->dirs.run, dirs->run) < 0 || str_set(&m->dirs.state, dirs->state) < 0 || str_set(&m->dirs.log, dirs->log) < 0 ||
+        str_set(&m->dirs.config, dirs->config) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
+/* Each VM is two fds to us: its line and its pidfd. */
+static void raise_limit(struct manager *m)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    m->nofile = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        log_warning("can't raise the limit on open files to %llu: %s", (unsigned long long)limit.rlim_max, strerror(errno));
+}
+
+static int make_parts(struct manager *m, struct err *err)
+{
+    auto_free char *aside = NULL;
+    int r;
+
+    r = varlink_interface_parse(manager_interface_text, &m->manager_interface, err);
+    if (r >= 0)
+        r = varlink_interface_parse(shim_interface_text, &m->shim_interface, err);
+    if (r >= 0)
+        r = map_new(&m->vms);
+    if (r >= 0)
+        r = loop_new(&m->loop);
+    if (r >= 0)
+        r = qemu_cache_new(&m->qemus);
+    if (r >= 0)
+        r = cids_new(m->state_fd, &m->cids, &aside, err);
+    if (r >= 0)
+        r = worker_new(m->loop, READER_THREADS, &m->reader);
+    if (r >= 0)
+        r = worker_new(m->loop, 1, &m->writer);
+    if (r >= 0)
+        r = worker_new(m->loop, 1, &m->prober);
+    if (aside)
+        log_error("allocations.json doesn't parse and was kept as %s: ids are given anew", aside);
+    return r < 0 ? err_from(err, r, "starting the manager") : 0;
+}
+
+static void on_signal(struct ev_loop *ev, ev_signal *w, int events)
+{
+    struct manager *m = w->data;
+
+    log_info("%s: leaving, all VMs run on", strsignal(w->signum));
+    (void)sd_notify(0, "STOPPING=1");
+    m->stopping = true;
+    loop_stop(m->loop, 0);
+}
+
+static void on_watchdog(struct ev_loop *ev, ev_timer *w, int events) { (void)sd_notify(0, "WATCHDOG=1"); }
+
+static void on_grace(struct ev_loop *ev, ev_timer *w, int events)
+{
+    struct manager *m = container_of(w, struct manager, grace);
+
+    log_info("%zu VMs have not answered yet", m->adopting);
+    serve_begin(m);
+}
+
+static void start_watchers(struct manager *m)
+{
+    static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
+    struct ev_loop *ev = loop_ev(m->loop);
+    uint64_t watchdog_us = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
+        ev_signal_init(&m->signals[i], on_signal, signals[i]);
+        m->signals[i].data = m;
+        ev_signal_start(ev, &m->signals[i]);
+    }
+    ev_timer_init(&m->grace, on_grace, ADOPT_GRACE_MS / 1000., 0.);
+    ev_init(&m->watchdog, on_watchdog);
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0) {
+        /* Twice in the time given, as sd_watchdog_enabled(3) advises. */
+        m->watchdog.repeat = (double)watchdog_us / 2e6;
+        ev_timer_again(ev, &m->watchdog);
+    }
+}
+
+static int set_up(struct manager *m, const struct manager_options *options, struct err *err)
+{
+    enum log_level level;
+    int r;
+
+    r = copy_dirs(m, options->dirs);
+    if (r >= 0)
+        r = str_set(&m->shim_path, options->shim_path);
+    if (r >= 0)
+        r = boot_id_read(m->boot_id);
+    if (r < 0)
+        return err_from(err, r, "starting the manager");
+    r = host_config_read(m->dirs.config, &m->config, err);
+    if (r < 0)
+        return r;
+    if (options->log_level >= 0)
+        log_set_level((enum log_level)options->log_level);
+    else if (m->config.log_level && log_level_from_string(m->config.log_level, &level) >= 0)
+        log_set_level(level);
+    r = find_group(m, options->group, err);
+    if (r >= 0)
+        r = open_folders(m, err);
+    if (r < 0)
+        return r;
+    raise_limit(m);
+    r = make_parts(m, err);
+    if (r < 0)
+        return r;
+    start_watchers(m);
+    return 0;
+}
+
+int manager_new(const struct manager_options *options, struct manager **ret_manager, struct err *err)
+{
+    struct manager *m = calloc(1, sizeof(*m));
+    int r;
+
+    if (!m)
+        return -ENOMEM;
+    m->group = (gid_t)-1;
+    m->lock_fd = m->run_fd = m->run_vms_fd = m->state_fd = m->state_vms_fd = m->specs_fd = m->log_fd = -1;
+    r = set_up(m, options, err);
+    if (r < 0) {
+        manager_free(m);
+        return r;
+    }
+    *ret_manager = m;
+    return 0;
+}
+
+/* ---- running ---- */
+
+static void remove_leftovers(struct job *job);
+static void leftovers_removed(struct job *job) { free(job); }
+
+struct leftovers_job {
+    struct job job;
+    struct manager *manager;
+};
+
+static void remove_leftovers(struct job *job) { forget_leftovers(container_of(job, struct leftovers_job, job)->manager); }
+
+/* Names of which nothing was found in the end. */
+static void sweep(struct manager *m)
+{
+    map_foreach (m->vms, e) {
+        struct vm *vm = map_value(e);
+
+        if (!vm->has_wanted && !vm->has_spec && vm->presence == PRESENCE_GONE && vm->incarnation == 0 && !vm->unclear)
+            registry_remove(vm);
+    }
+}
+
+void serve_begin(struct manager *m)
+{
+    struct err err = ERR_INIT;
+    struct leftovers_job *leftovers;
+
+    if (m->serving)
+        return;
+    m->serving = true;
+    ev_timer_stop(loop_ev(m->loop), &m->grace);
+    if (api_start(m, &err) < 0) {
+        log_error("%s", err.text);
+        m->stopping = true;
+        loop_stop(m->loop, 1);
+        return;
+    }
+    (void)sd_notifyf(0, "READY=1\nSTATUS=%zu VMs", map_len(m->vms));
+    log_info("serving %zu VMs on %s/%s", map_len(m->vms), m->dirs.run, FILE_MANAGER_SOCKET);
+    leftovers = calloc(1, sizeof(*leftovers));
+    if (leftovers) {
+        leftovers->manager = m;
+        leftovers->job.run = remove_leftovers;
+        leftovers->job.done = leftovers_removed;
+        worker_add(m->writer, &leftovers->job);
+    }
+    sweep(m);
+    (void)malloc_trim(0);
+    planner_check(m);
+}
+
+int manager_run(struct manager *m)
+{
+    struct err err = ERR_INIT;
+    int r;
+
+    r = adopt_begin(m, &err);
+    if (r < 0) {
+        log_error("%s", err.text);
+        return r;
+    }
+    if (m->adopting == 0)
+        serve_begin(m);
+    else
+        ev_timer_start(loop_ev(m->loop), &m->grace);
+    if (m->stopping)
+        return -EIO;
+    r = loop_run(m->loop);
+    return r == 0 ? 0 : -EIO;
+}
+
+/* ---- ending ---- */
+
+/* Jobs that are out may still write a wish; a disk that has died must not keep us here. */
+static void stop_workers(struct manager *m)
+{
+    struct worker **workers[] = { &m->reader, &m->prober, &m->writer };
+
+    for (size_t i = 0; i < ARRAY_LEN(workers); i++) {
+        struct worker *w = steal_ptr(workers[i]);
+
+        if (!w)
+            continue;
+        *workers[i] = w; /* what is done now may add more */
+        if (!worker_stop(w, STOP_GRACE_MS)) {
+            log_error("a disk doesn't answer: leaving without waiting for it");
+            _exit(1);
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(workers); i++)
+        worker_free(steal_ptr(workers[i]));
+}
+
+void manager_free(struct manager *m)
+{
+    if (!m)
+        return;
+    m->stopping = true;
+    if (m->vms) {
+        map_foreach (m->vms, e)
+            launch_cancel(map_value(e));
+    }
+    shim_calls_clear(m);
+    stop_workers(m);
+    follow_clear(m);
+    if (m->vms)
+        registry_clear(m);
+    varlink_service_free(m->service);
+    if (m->loop) {
+        struct ev_loop *ev = loop_ev(m->loop);
+
+        for (size_t i = 0; i < ARRAY_LEN(m->signals); i++)
+            ev_signal_stop(ev, &m->signals[i]);
+        ev_timer_stop(ev, &m->grace);
+        ev_timer_stop(ev, &m->watchdog);
+    }
+    loop_free(m->loop);
+    varlink_interface_free(m->manager_interface);
+    varlink_interface_free(m->shim_interface);
+    qemu_cache_free(m->qemus);
+    cids_free(m->cids);
+    fd_close(m->run_fd);
+    fd_close(m->run_vms_fd);
+    fd_close(m->state_fd);
+    fd_close(m->state_vms_fd);
+    fd_close(m->specs_fd);
+    fd_close(m->log_fd);
+    fd_close(m->lock_fd);
+    host_config_clear(&m->config);
+    dirs_clear(&m->dirs);
+    free(m->shim_path);
+    free(m);
+}

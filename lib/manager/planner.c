@@ -1,0 +1,354 @@
+#include "lib/manager/planner.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <sys/stat.h>
+
+#include "lib/base/fd.h"
+#include "lib/base/file.h"
+#include "lib/base/log.h"
+#include "lib/manager/cids.h"
+#include "lib/manager/qemu_cache.h"
+#include "lib/manager/specs.h"
+#include "lib/manager/state.h"
+#include "lib/qemu/resolve.h"
+#include "lib/spec/spec.h"
+
+enum { CPUINFO_MAX = 64 * 1024 };
+
+void plan_request_free(struct plan_request *p)
+{
+    if (!p)
+        return;
+    fd_close(p->plan_fd);
+    json_decref(p->problems);
+    json_decref(p->spec);
+    json_decref(p->running);
+    json_decref(p->next);
+    free(p->spec_file);
+    free(p->qemu_path);
+    vm_unref(p->vm);
+    free(p);
+}
+
+static int read_spec(struct plan_request *p, struct spec *ret_spec)
+{
+    auto_json json_t *json = NULL;
+    struct spec spec = { 0 };
+    int r;
+
+    r = specs_read(p->vm->manager->specs_fd, p->spec_file, &json, &p->err);
+    if (r < 0)
+        return r;
+    if (p->use & PLAN_SHOW)
+        p->spec = json_incref(json);
+    p->problems = json_array();
+    r = p->problems ? spec_parse(json, specs_collect_problem, p->problems, &spec) : -ENOMEM;
+    if (r > 0)
+        return specs_problems_err(p->problems, &p->err);
+    if (r < 0)
+        return r;
+    if (!streq(spec.name, p->vm->name)) {
+        r = err_set(&p->err, EINVAL, "bad-spec", "%s is the spec of \"%s\" now", p->spec_file, spec.name);
+    } else {
+        r = spec_check_host(&spec, specs_collect_problem, p->problems);
+        if (r > 0)
+            r = specs_problems_err(p->problems, &p->err);
+    }
+    if (r < 0) {
+        spec_clear(&spec);
+        return r;
+    }
+    *ret_spec = spec;
+    return 0;
+}
+
+static bool kvm_usable(void)
+{
+    auto_fd int device = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    auto_fd int fd = -1;
+    auto_free char *cpuinfo = NULL;
+    ssize_t n;
+
+    if (device < 0)
+        return false;
+    /* The first processor's block says it all; of a big host the file is long. */
+    fd = open("/proc/cpuinfo", O_RDONLY | O_CLOEXEC);
+    cpuinfo = malloc(CPUINFO_MAX + 1);
+    if (fd < 0 || !cpuinfo)
+        return false;
+    n = read(fd, cpuinfo, CPUINFO_MAX);
+    cpuinfo[n > 0 ? n : 0] = '\0';
+    return qemu_kvm_usable(cpuinfo, true);
+}
+
+/* In the manager's own PATH, then where it usually is. NULL: nowhere; *ret_path is malloc'ed. */
+static int find_qemu_img(char **ret_path)
+{
+    const char *from = getenv("PATH");
+    auto_free char *places = NULL;
+    int r;
+
+    r = str_format(&places, "%s:/usr/local/bin:/usr/bin:/bin:/opt/qemu/bin", from ? from : "");
+    if (r < 0)
+        return r;
+    for (char *place = places, *end; place; place = end ? end + 1 : NULL) {
+        auto_free char *path = NULL;
+
+        end = strchr(place, ':');
+        if (end)
+            *end = '\0';
+        if (place[0] != '/')
+            continue; /* what is found may not hang on where we stand */
+        r = str_format(&path, "%s/qemu-img", place);
+        if (r < 0)
+            return r;
+        if (access(path, X_OK) == 0) {
+            *ret_path = steal_ptr(&path);
+            return 0;
+        }
+    }
+    return 0;
+}
+
+struct folders {
+    char *run, *state, *log;
+};
+
+static void folders_clear(struct folders *f)
+{
+    free(f->run);
+    free(f->state);
+    free(f->log);
+}
+
+static int folders_of(const struct vm *vm, struct folders *f)
+{
+    const struct dirs *dirs = &vm->manager->dirs;
+
+    if (str_format(&f->run, "%s/%s/%s", dirs->run, FOLDER_VMS, vm->name) < 0 ||
+        str_format(&f->state, "%s/%s/%s", dirs->state, FOLDER_VMS, vm->name) < 0 || str_format(&f->log, "%s/%s", dirs->log, vm->name) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
+static int resolve(struct plan_request *p, const struct spec *spec, const struct qemu_capabilities *capabilities, struct plan *ret_plan)
+{
+    struct folders auto_cleanup(folders_clear) folders = { 0 };
+    struct resolve_input in = {
+        .spec = spec,
+        .capabilities = capabilities,
+        .qemu_path = p->qemu_path,
+        .kvm_usable = spec->accel != ACCEL_TCG && kvm_usable(),
+        .vsock_cid = spec->vsock.cid,
+    };
+    auto_free char *qemu_img = NULL;
+    uint32_t cid = 0;
+    int r;
+
+    r = find_qemu_img(&qemu_img);
+    if (r < 0)
+        return r;
+    in.qemu_img_path = qemu_img;
+    if (spec->vsock.wanted && spec->vsock.cid == 0) {
+        r = cids_get(p->vm->manager->cids, p->vm->name, &cid);
+        if (r < 0)
+            return err_set_errno(&p->err, -r, "no-cid", "no vsock context id");
+        in.vsock_cid = cid;
+    }
+    r = folders_of(p->vm, &folders);
+    if (r < 0)
+        return r;
+    in.run_dir = folders.run;
+    in.state_dir = folders.state;
+    in.log_dir = folders.log;
+    return plan_resolve(&in, ret_plan, &p->err);
+}
+
+static int make_folder(int parent, const char *name, const char *what, struct err *err)
+{
+    if (mkdirat(parent, name, FOLDER_MODE) < 0 && errno != EEXIST)
+        return err_set_errno(err, errno, "no-folder", "can't make the VM's folder %s/%s", what, name);
+    return 0;
+}
+
+static int make_folders(struct plan_request *p)
+{
+    const struct manager *m = p->vm->manager;
+    int r;
+
+    r = make_folder(m->run_vms_fd, p->vm->name, m->dirs.run, &p->err);
+    if (r >= 0)
+        r = make_folder(m->state_vms_fd, p->vm->name, m->dirs.state, &p->err);
+    if (r >= 0)
+        r = make_folder(m->log_fd, p->vm->name, m->dirs.log, &p->err);
+    return r;
+}
+
+static int make_memfd(struct plan_request *p, const json_t *plan)
+{
+    auto_free char *text = NULL;
+    size_t len;
+    int r;
+
+    r = json_format(plan, &text, &len);
+    if (r < 0)
+        return r;
+    p->plan_fd = fd_from_data("plan", text, len);
+    return p->plan_fd < 0 ? p->plan_fd : 0;
+}
+
+static int make_plan(struct plan_request *p, const struct spec *spec)
+{
+    struct qemu_capabilities capabilities = { 0 };
+    auto_plan struct plan plan = { 0 };
+    auto_json json_t *json = NULL;
+    int r;
+
+    if (!p->qemu_path) {
+        const char *path = spec->qemu.path ? spec->qemu.path : qemu_default_path();
+
+        if (!path)
+            return err_set(&p->err, ENOENT, "no-qemu", "no QEMU for this host's architecture is installed: install it or set qemu.path");
+        r = str_set(&p->qemu_path, path);
+        if (r < 0)
+            return r;
+    }
+    r = qemu_cache_get(p->vm->manager->qemus, p->qemu_path, &capabilities, &p->err);
+    if (r < 0)
+        return r;
+    r = resolve(p, spec, &capabilities, &plan);
+    qemu_capabilities_clear(&capabilities);
+    if (r >= 0)
+        r = plan_digest(&plan, p->digest);
+    if (r >= 0)
+        r = plan_to_json(&plan, &json);
+    if (r >= 0 && (p->use & PLAN_LAUNCH))
+        r = make_folders(p);
+    if (r >= 0 && (p->use & PLAN_LAUNCH))
+        r = make_memfd(p, json);
+    if (r >= 0 && (p->use & PLAN_SHOW))
+        p->next = json_incref(json);
+    return r;
+}
+
+static void read_running(struct plan_request *p)
+{
+    char path[VM_PATH_MAX];
+    auto_free char *text = NULL;
+    size_t len;
+
+    if (file_read(p->vm->manager->run_vms_fd, vm_path(p->vm, FILE_PLAN, path), RECORD_MAX, &text, &len) >= 0)
+        (void)json_parse(text, len, &p->running, NULL);
+}
+
+static void run(struct job *job)
+{
+    struct plan_request *p = container_of(job, struct plan_request, job);
+    auto_spec struct spec spec = { 0 };
+
+    json_decref(steal_ptr(&p->problems));
+    json_decref(steal_ptr(&p->spec));
+    json_decref(steal_ptr(&p->running));
+    p->err = ERR_INIT;
+    if (p->use & PLAN_SHOW)
+        read_running(p);
+    p->r = read_spec(p, &spec);
+    if (p->r >= 0)
+        p->r = make_plan(p, &spec);
+    if (p->r < 0 && p->r != -EAGAIN)
+        err_from(&p->err, p->r, "making the launch plan");
+}
+
+static void ask(struct job *job)
+{
+    struct plan_request *p = container_of(job, struct plan_request, job);
+
+    p->r = qemu_cache_ask(p->vm->manager->qemus, p->qemu_path, &p->err);
+}
+
+static void done(struct job *job);
+
+static void ask_done(struct job *job)
+{
+    struct plan_request *p = container_of(job, struct plan_request, job);
+
+    /* Once more from the start, whatever QEMU said: the cache knows it now, a failure too. */
+    p->job.run = run;
+    p->job.done = done;
+    worker_add(p->vm->manager->reader, &p->job);
+}
+
+static void done(struct job *job)
+{
+    struct plan_request *p = container_of(job, struct plan_request, job);
+
+    if (p->r == -EAGAIN && !p->asked && p->qemu_path) {
+        p->asked = true;
+        p->job.run = ask;
+        p->job.done = ask_done;
+        worker_add(p->vm->manager->prober, &p->job);
+        return;
+    }
+    if (p->r == -EAGAIN) /* the binary is being replaced under our eyes */
+        err_set(&p->err, EAGAIN, "no-qemu", "%s changes while it is looked at: try again", p->qemu_path ? p->qemu_path : "QEMU");
+    p->done(p);
+}
+
+int plan_request(struct vm *vm, unsigned use, void (*callback)(struct plan_request *p), void *arg)
+{
+    char file[VM_PATH_MAX];
+    struct plan_request *p = calloc(1, sizeof(*p));
+
+    if (!p)
+        return -ENOMEM;
+    p->plan_fd = -1;
+    if (str_set(&p->spec_file, specs_file(vm, file)) < 0) {
+        free(p);
+        return -ENOMEM;
+    }
+    p->vm = vm_ref(vm);
+    p->use = use;
+    p->done = callback;
+    p->arg = arg;
+    p->job.run = run;
+    p->job.done = done;
+    worker_add(vm->manager->reader, &p->job);
+    return 0;
+}
+
+static void check_done(struct plan_request *p)
+{
+    struct manager *m = p->vm->manager;
+    struct vm *vm = p->vm;
+
+    if (!vm->gone_from_registry && !vm->spec_twice) {
+        if (p->r >= 0)
+            memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
+        if (p->r < 0 && !streq_opt(vm->spec_error, p->err.text))
+            log_vm_warning(vm->name, "its spec: %s", p->err.text);
+        (void)str_set(&vm->spec_error, p->r < 0 ? p->err.text : NULL);
+    }
+    plan_request_free(p);
+    m->checking = false;
+    planner_check(m);
+}
+
+void planner_check(struct manager *m)
+{
+    if (m->checking || m->stopping)
+        return;
+    map_foreach (m->vms, e) {
+        struct vm *vm = map_value(e);
+
+        if (!vm->check_due)
+            continue;
+        vm->check_due = false;
+        if (plan_request(vm, 0, check_done, NULL) >= 0) {
+            m->checking = true;
+            return;
+        }
+    }
+    (void)malloc_trim(0);
+}

@@ -1,0 +1,29 @@
+/* The folder of specs, CONFIG/vms: which VMs there are, and the files' text. What a spec means is lib/spec's matter. */
+#pragma once
+
+#include "lib/base/err.h"
+#include "lib/base/json.h"
+#include "lib/manager/vm.h"
+
+struct manager;
+
+/* Reads all names, and adds the VMs. A file that can't be read or parsed shows its VM (by the file's name) with the reason. Blocks: for the
+ * start. */
+int specs_scan(struct manager *m, struct err *err);
+
+/* One file as JSON. -ENOENT, -EINVAL with line and column… Blocks; safe on any thread. */
+int specs_read(int specs_fd, const char *file, json_t **ret_json, struct err *err);
+
+/* The name of the VM's file; valid until it changes. */
+const char *specs_file(const struct vm *vm, char buf[VM_PATH_MAX]);
+
+/* Which other VM's spec is in the file that a new spec of `name` would be written to, or NULL. */
+const struct vm *specs_file_owner(const struct manager *m, const char *name);
+
+/* What the manager keeps of a spec that parses. */
+void specs_note(struct vm *vm, const json_t *spec);
+
+/* For spec_parse(): adds a Problem of io.holdfast.Manager to the array `arg`. */
+void specs_collect_problem(void *arg, const struct err *err);
+/* All problems in one line: the first, and how many more. */
+int specs_problems_err(const json_t *problems, struct err *err);

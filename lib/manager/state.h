@@ -1,0 +1,68 @@
+/* What the files of this folder share: the manager itself. */
+#pragma once
+
+#include <sys/resource.h>
+
+#include "lib/base/dirs.h"
+#include "lib/base/map.h"
+#include "lib/base/parse.h"
+#include "lib/base/pidref.h"
+#include "lib/loop/loop.h"
+#include "lib/manager/config.h"
+#include "lib/manager/manager.h"
+#include "lib/manager/vm.h"
+#include "lib/manager/worker.h"
+#include "lib/varlink/idl.h"
+#include "lib/varlink/service.h"
+#include "proto/launch.h"
+
+enum {
+    SHIM_TIMEOUT_MS = 2000, /* for an answer of a shim */
+    ADOPT_GRACE_MS = 300,   /* how long serving waits for shims that don't answer */
+    CONNECT_FIRST_MS = 50,  /* a shim that holds its lock and doesn't listen is just beginning or just ending */
+    CONNECT_MIN_MS = 1000,
+    CONNECT_MAX_MS = 10 * 1000,
+    LOOK_AGAIN_MS = 10 * 1000, /* at an orphan whose process can't be watched */
+    RELAUNCH_DELAY_MS = 1000,  /* when shim and QEMU died without a word; doubled each time … */
+    RELAUNCH_MAX_MS = 60 * 1000,
+    RELAUNCH_ATTEMPTS = 5, /* … so often */
+    RELAUNCH_RESET_MS = 5 * 60 * 1000,
+    FOLDER_MODE = 0750,
+    FILE_MODE = 0640,
+    SOCKET_MODE = 0660,
+};
+
+struct qemu_cache;
+struct cids;
+struct shim_call;
+struct subscriber;
+
+struct manager {
+    struct loop *loop;
+    struct dirs dirs;
+    struct host_config config;
+    char *shim_path;
+    gid_t group;   /* (gid_t)-1: none */
+    rlim_t nofile; /* the soft limit we were started with; children get it back */
+    char boot_id[BOOT_ID_LEN + 1];
+    int lock_fd;
+    int run_fd, run_vms_fd, state_fd, state_vms_fd, specs_fd, log_fd;
+
+    struct map *vms; /* name → struct vm, one reference each */
+    struct varlink_interface *manager_interface, *shim_interface;
+    struct varlink_service *service;
+    struct worker *reader; /* plans, specs, records */
+    struct worker *writer; /* everything written, in order */
+    struct worker *prober; /* QEMUs asked what they can do */
+    struct qemu_cache *qemus;
+    struct cids *cids;
+    struct shim_call *calls;
+    struct subscriber *subscribers;
+    size_t events_pending; /* appends handed to the writer and not done */
+
+    size_t adopting; /* VMs whose shim was asked at start and has not answered */
+    bool serving, stopping, checking;
+    uint64_t next_start_us; /* when the next start of our own accord may begin (config.start_interval) */
+    ev_timer grace, watchdog;
+    ev_signal signals[3];
+};

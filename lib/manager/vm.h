@@ -1,0 +1,130 @@
+/* One VM as the manager knows it. A thousand of them share a few MiB, so nothing that can be read again is kept: no spec,
+ * no plan, no JSON. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/base/json.h"
+#include "lib/base/parse.h"
+#include "lib/base/pidref.h"
+#include "lib/loop/loop.h"
+#include "lib/loop/pidwatch.h"
+#include "proto/exit.h"
+#include "proto/states.h"
+#include "proto/wanted.h"
+
+struct manager;
+struct launch;
+struct varlink_peer;
+struct waiter;
+
+/* Who is there, by the two locks and the connection. */
+enum presence {
+    PRESENCE_GONE,     /* both locks free, and the end of the last incarnation is on record */
+    PRESENCE_CHECKING, /* both locks free, the records are being read */
+    PRESENCE_SHIM,     /* a shim: connected, or its lock is held */
+    PRESENCE_ORPHAN,   /* vm.lock is held and shim.lock isn't: QEMU with nobody */
+};
+
+/* What the VM's one timer is for. The uses exclude each other. */
+enum vm_timer {
+    TIMER_NONE,
+    TIMER_ANSWER,   /* the shim has been asked and should have answered */
+    TIMER_SETTLE,   /* the connection ended and the shim's process has not */
+    TIMER_CONNECT,  /* connect again */
+    TIMER_LOOK,     /* look at the locks again */
+    TIMER_RELAUNCH, /* back-off before the next launch */
+};
+
+struct vm {
+    struct manager *manager;
+    char *name;
+    unsigned refs;
+
+    /* The wish, as in wanted.json. */
+    struct wanted wanted;
+    uint32_t write_issued, write_done, write_ok; /* numbers of the last write of wanted.json begun, finished, succeeded */
+    bool has_run_folder;                         /* there was one at the start */
+    bool has_wanted;                             /* the wish is somebody's, not a default */
+    bool unsaved;                                /* the wish in memory is not the one on disk, and the write of it failed */
+
+    /* The spec. */
+    bool has_spec, enabled, check_due;
+    bool spec_twice;      /* in two files: neither counts */
+    uint8_t policy;       /* enum restart_policy */
+    char *spec_file;      /* its name, NULL: NAME.json */
+    char *spec_error;     /* what is wrong with it, NULL: nothing */
+    char next_digest[17]; /* of the plan a start would use now, "": not known */
+
+    /* What is. */
+    uint8_t presence;               /* enum presence */
+    uint8_t view;                   /* enum vm_view */
+    uint8_t health;                 /* enum vm_health */
+    bool answered;                  /* the shim has told its status on this connection */
+    bool unclear;                   /* a record doesn't parse or doesn't fit: started again by an explicit start alone */
+    bool adopting;                  /* counted in manager->adopting */
+    bool probing;                   /* a GetStatus without deadline is out to an unresponsive shim */
+    bool forgetting, delete_failed; /* the files of a deleted VM are being removed; that failed */
+    bool gone_from_registry;
+    uint64_t incarnation; /* highest known */
+    uint64_t restarts;
+    uint64_t started_us; /* CLOCK_BOOTTIME, 0: not running */
+    uint64_t event_seq;  /* newest event seen */
+    pid_t shim_pid, qemu_pid;
+    char plan_digest[17]; /* of the plan that runs */
+    char *reason;
+    char *launch_error; /* why the last launch came to nothing */
+    struct exit_record *last_exit;
+
+    /* What is going on. */
+    struct varlink_peer *peer;
+    pid_t peer_pid;        /* of its other end, by SO_PEERCRED */
+    struct pidref process; /* the shim, or the QEMU of an orphan */
+    struct pidwatch watch;
+    ev_timer timer;
+    uint8_t timer_use;        /* enum vm_timer */
+    uint8_t connects;         /* attempts in vain in a row */
+    uint32_t launch_failures; /* how many launches have failed, for those who wait for one */
+    uint8_t failures;         /* launches and unexplained deaths in a row */
+    bool gave_up;             /* no further launch until somebody asks */
+    bool from_next;           /* the wish is for the next incarnation, whatever number the records being read will give it */
+    bool stop_due;            /* somebody asked for a stop that has not been sent */
+    uint64_t stop_sent;       /* incarnation a stop was sent to */
+    struct launch *launch;
+    struct waiter *waiters;
+    struct deferred settle;
+};
+
+int vm_new(struct manager *m, const char *name, struct vm **ret_vm);
+struct vm *vm_ref(struct vm *vm);
+void vm_unref(struct vm *vm);
+
+/* Sets view and reason, and logs the edge. The reason may be NULL. */
+void vm_set_view(struct vm *vm, enum vm_view view, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* The view of a VM of which nothing lives: stopped, exited or failed, by the wish and the last exit (pure). */
+enum vm_view vm_rest_view(const struct vm *vm);
+
+/* Whether the last exit is of the highest known incarnation. */
+bool vm_exit_known(const struct vm *vm);
+
+/* Replaces the last exit; takes what the record holds. */
+int vm_set_exit_take(struct vm *vm, struct exit_record *exit);
+
+/* The VM object of io.holdfast.Manager. NULL: out of memory. */
+json_t *vm_to_wire(const struct vm *vm);
+
+/* A JSON string of any text: bytes that aren't UTF-8 become '?'. NULL: out of memory, or `s` is NULL. */
+json_t *json_text(const char *s);
+
+void vm_timer_start(struct vm *vm, enum vm_timer use, uint64_t ms);
+void vm_timer_stop(struct vm *vm);
+
+/* Has waiting calls looked at now and the VM reconciled at the end of this iteration of the loop. */
+void vm_changed(struct vm *vm);
+
+/* "NAME/FILE" below one of the vms folders. */
+enum { VM_PATH_MAX = NAME_MAX_LEN + 64 };
+const char *vm_path(const struct vm *vm, const char *file, char buf[VM_PATH_MAX]);
+const char *name_path(const char *name, const char *file, char buf[VM_PATH_MAX]);
