@@ -45,10 +45,8 @@ static const struct field probe_fields[] = {
 TYPE(probe_type, "probe", sizeof(struct plan_probe), probe_fields);
 
 static const struct field qemu_fields[] = {
-    { "path", FIELD_STRING, FIELD_REQUIRED, IN(qemu, path) },
-    { "argv", FIELD_STRV, FIELD_REQUIRED, IN(qemu, argv) },
-    { "env", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, env) },
-    { "user", FIELD_STRING, FIELD_OMIT_EMPTY, IN(qemu, user) },
+    { "path", FIELD_STRING, FIELD_REQUIRED, IN(qemu, path) },   { "argv", FIELD_STRV, FIELD_REQUIRED, IN(qemu, argv) },
+    { "env", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, env) },     { "user", FIELD_STRING, FIELD_OMIT_EMPTY, IN(qemu, user) },
     { "agent", FIELD_BOOL, FIELD_OMIT_EMPTY, IN(qemu, agent) },
 };
 TYPE(qemu_type, "qemu", SIZE_OF(qemu), qemu_fields);

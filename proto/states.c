@@ -45,10 +45,7 @@ static const char *const policy_table[] = {
 NAMES(restart_policy_names, "restart policy", policy_table);
 
 static const char *const rung_table[] = {
-    [RUNG_AGENT] = "agent", [RUNG_ACPI] = "acpi",
-    [RUNG_QUIT] = "quit",
-    [RUNG_TERM] = "term",
-    [RUNG_KILL] = "kill",
+    [RUNG_AGENT] = "agent", [RUNG_ACPI] = "acpi", [RUNG_QUIT] = "quit", [RUNG_TERM] = "term", [RUNG_KILL] = "kill",
 };
 NAMES(rung_kind_names, "rung of the stop ladder", rung_table);
 

@@ -25,12 +25,14 @@ static const struct field status_fields[] = {
     { "detail", FIELD_STRING, FIELD_OMIT_EMPTY, AT(detail) },
     { "health", FIELD_ENUM, 0, AT(health), .names = &vm_health_names },
     { "restarts", FIELD_UINT, 0, AT(restarts) },
+    { "attempt", FIELD_UINT, FIELD_OMIT_EMPTY, AT(attempt) },
     { "started", FIELD_CUSTOM, FIELD_OMIT_EMPTY, AT(started), .codec = &codec_time },
     { "boot_id", FIELD_STRING, FIELD_REQUIRED, AT(boot_id) },
     { "shim", FIELD_OBJECT, FIELD_OMIT_EMPTY, AT(shim), .type = &process_id_type },
     { "qemu", FIELD_OBJECT, FIELD_OMIT_EMPTY, AT(qemu), .type = &process_id_type },
     { "plan_digest", FIELD_STRING, FIELD_OMIT_EMPTY, AT(plan_digest) },
     { "version", FIELD_STRING, FIELD_OMIT_EMPTY, AT(version) },
+    { "cgroup", FIELD_STRING, FIELD_OMIT_EMPTY, AT(cgroup) },
     { "event_seq", FIELD_UINT, 0, AT(event_seq) },
 };
 const struct record_type status_type = {

@@ -31,6 +31,7 @@ struct status {
     struct process_id shim, qemu;
     char *plan_digest;
     char *version;
+    char *cgroup;       /* folder of the cgroup QEMU is in, NULL: none of its own */
     uint64_t event_seq; /* of the newest event */
 };
 extern const struct record_type status_type;

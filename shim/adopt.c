@@ -7,6 +7,7 @@
 #include "lib/base/log.h"
 #include "proto/launch.h"
 #include "proto/status.h"
+#include "shim/health.h"
 #include "shim/vm.h"
 
 static int read_status(const struct vm *vm, struct status *ret_status, struct err *err)
@@ -23,42 +24,58 @@ static int read_status(const struct vm *vm, struct status *ret_status, struct er
     return r < 0 ? r : status_from_json(json, ret_status, err);
 }
 
+/* 1: it lives and is held by a pidfd, 0: it is gone. */
 static int prove(struct vm *vm, const struct status *status, struct err *err)
 {
     int r;
 
     if (!streq_opt(status->boot_id, vm->boot_id))
         return err_set(err, ESRCH, "other-boot", "the record of %s is from before the host was booted", vm->plan.name);
+    if (status->qemu.pid == 0)
+        return err_set(err, ESRCH, "not-launched", "no QEMU of %s is on record", vm->plan.name);
     r = pidref_open_identity((pid_t)status->qemu.pid, status->qemu.start_time, &vm->qemu.ref);
-    if (r < 0)
-        return err_set(err, ESRCH, "gone", "QEMU of %s (pid %llu) is gone", vm->plan.name, (unsigned long long)status->qemu.pid);
-    return 0;
+    if (r < 0 && r != -ESRCH)
+        return err_set_errno(err, -r, "no-proof", "can't tell whether QEMU of %s (pid %llu) lives", vm->plan.name,
+                             (unsigned long long)status->qemu.pid);
+    return r == 0;
+}
+
+static void inherit(struct vm *vm, const struct status *status)
+{
+    vm->qemu.child = false;
+    vm->qemu.started = clock_boottime_us() - (clock_real_us() - status->started);
+    vm->qemu.ran = status->state == STATE_RUNNING || status->state == STATE_PAUSED || status->state == STATE_STOPPING;
+    vm->incarnation = status->incarnation;
+    vm->restarts = status->restarts;
+    vm->backoff.attempt = status->attempt;
+    vm->state = (enum vm_state)status->state;
+    vm->stop.asked = vm->state == STATE_STOPPING; /* the ladder begins anew once the monitor answers */
 }
 
 int vm_adopt(struct vm *vm, struct err *err)
 {
     auto_status struct status status = { 0 };
-    uint64_t ran_us;
-    int r = read_status(vm, &status, err);
+    int lives, r = read_status(vm, &status, err);
 
-    if (r < 0 || (r = prove(vm, &status, err)) < 0)
-        return r;
-    ran_us = clock_real_us() - status.started;
-    vm->qemu.child = false;
-    vm->qemu.started = clock_boottime_us() - ran_us;
-    vm->qemu.ran = status.state == STATE_RUNNING || status.state == STATE_PAUSED;
-    vm->incarnation = status.incarnation;
-    vm->restarts = status.restarts;
-    vm->backoff.attempt = status.attempt;
-    vm->state = (enum vm_state)status.state;
-    vm->stop.asked = vm->state == STATE_STOPPING; /* the ladder begins anew once the monitor answers */
-    r = tree_take_cgroup(&vm->tree, vm->plan.name, vm->qemu.ref.pid);
     if (r < 0)
-        return err_set_errno(err, -r, "no-cgroup", "can't find the cgroup of QEMU (pid %d)", (int)vm->qemu.ref.pid);
+        return r;
+    lives = prove(vm, &status, err);
+    if (lives < 0)
+        return lives;
+    r = tree_take_cgroup(&vm->tree, status.cgroup);
+    if (r < 0)
+        return err_set_errno(err, -r, "no-cgroup", "can't take over the cgroup of %s", vm->plan.name);
+    inherit(vm, &status);
+    if (!lives) {
+        vm_tell(vm, EVENT_SHIM, NULL, "a new shim found QEMU (pid %llu) gone", (unsigned long long)status.qemu.pid);
+        vm_qemu_lost(vm);
+        return 0;
+    }
     vm_qemu_watch(vm);
     vm_tell(vm, EVENT_SHIM, NULL, "a new shim took QEMU (pid %d) over", (int)vm->qemu.ref.pid);
     r = vm_connect_qmp(vm);
     if (r < 0)
         return err_set_errno(err, -r, "no-monitor", "can't reach the monitor of QEMU (pid %d)", (int)vm->qemu.ref.pid);
+    health_state_changed(vm);
     return 0;
 }

@@ -67,10 +67,7 @@ static void monitor_free(struct monitor_call *m)
     free(m);
 }
 
-static void on_monitor_gone(void *arg)
-{
-    monitor_free(arg);
-}
+static void on_monitor_gone(void *arg) { monitor_free(arg); }
 
 /* Sends what the ring has beyond what was sent; a gap is told first. */
 static void monitor_feed(struct monitor_call *m)
@@ -82,14 +79,13 @@ static void monitor_feed(struct monitor_call *m)
         uint64_t lost = ring->first_seq - 1 - m->sent;
 
         m->sent = ring->first_seq - 1;
-        if (varlink_call_continue_consume(m->call, json_pack("{s{sI sI}}", "gap", "lost", (json_int_t)lost, "next",
-                                                             (json_int_t)ring->first_seq)) < 0)
+        if (varlink_call_continue_consume(
+                m->call, json_pack("{s{sI sI}}", "gap", "lost", (json_int_t)lost, "next", (json_int_t)ring->first_seq)) < 0)
             return;
     }
     while ((e = event_ring_after(ring, m->sent))) {
         m->sent = e->seq;
-        if (varlink_call_continue_consume(m->call,
-                                          json_pack("{so so}", "event", event_to_wire(e), "status", vm_status_to_wire(m->vm))) < 0)
+        if (varlink_call_continue_consume(m->call, json_pack("{so so}", "event", event_to_wire(e), "status", vm_status_to_wire(m->vm))) < 0)
             return;
     }
 }
@@ -143,9 +139,9 @@ static bool means_us(struct vm *vm, struct varlink_call *call, const json_t *par
         return true;
     (void)str_format(&reason, "incarnation %lld of %s was meant, but %llu is there", (long long)given, vm->plan.name,
                      (unsigned long long)vm->incarnation);
-    varlink_call_error_consume(call, IFACE "StaleIncarnation",
-                               json_pack("{sI sI ss}", "current", (json_int_t)vm->incarnation, "given", given, "reason",
-                                         reason ? reason : "stale incarnation"));
+    varlink_call_error_consume(
+        call, IFACE "StaleIncarnation",
+        json_pack("{sI sI ss}", "current", (json_int_t)vm->incarnation, "given", given, "reason", reason ? reason : "stale incarnation"));
     return false;
 }
 

@@ -20,11 +20,11 @@
 #include "shim/vm.h"
 
 enum {
-    CHUNK = 32 * 1024,             /* read from the log at a time; a viewer gets the next when it has taken this one */
+    CHUNK = 32 * 1024, /* read from the log at a time; a viewer gets the next when it has taken this one */
     BACKLOG_MAX = 1024 * 1024,
-    INPUT_QUEUE_MAX = 64 * 1024,   /* input kept for a slow guest; viewers are read no further then */
-    BATCH_MS = 10,                 /* between two looks at a log that is written byte by byte */
-    HANG_UP_MS = 500,              /* without input, before the port is hung up */
+    INPUT_QUEUE_MAX = 64 * 1024, /* input kept for a slow guest; viewers are read no further then */
+    BATCH_MS = 10,               /* between two looks at a log that is written byte by byte */
+    HANG_UP_MS = 500,            /* without input, before the port is hung up */
 };
 
 struct viewer {
@@ -38,8 +38,8 @@ struct viewer {
 struct console {
     struct vm *vm;
     struct viewer *viewers;
-    int log;         /* this boot's console.log, -1: not there yet */
-    ev_io changed;   /* inotify(7) on it */
+    int log;       /* this boot's console.log, -1: not there yet */
+    ev_io changed; /* inotify(7) on it */
     ev_timer batch;
     struct stream *port; /* to QEMU, for input; NULL: not connected */
     ev_timer hang_up;
@@ -52,10 +52,7 @@ static void viewer_free(struct viewer *v)
     free(v);
 }
 
-static void bury(void *arg)
-{
-    viewer_free(arg);
-}
+static void bury(void *arg) { viewer_free(arg); }
 
 /* ---- output: from the log ---- */
 
@@ -194,10 +191,7 @@ static void on_viewer_input(void *arg, char *data, size_t len)
 
 /* ---- viewers come and go, QEMUs too ---- */
 
-static void on_viewer_drained(void *arg)
-{
-    viewer_pump(arg);
-}
+static void on_viewer_drained(void *arg) { viewer_pump(arg); }
 
 static void on_viewer_closed(void *arg, int error)
 {
@@ -237,16 +231,17 @@ void vm_console_attach_take(struct vm *vm, int fd, char *rest, size_t rest_len, 
 
     if (!vm->console)
         vm->console = console_new(vm);
-    if (!v || !vm->console || stream_new_take(vm->loop, fd,
-                                              &(struct stream_config){
-                                                  .delimiter = STREAM_RAW,
-                                                  .out_max = 2 * CHUNK,
-                                                  .on_frame = on_viewer_input,
-                                                  .on_close = on_viewer_closed,
-                                                  .on_drained = on_viewer_drained,
-                                                  .arg = v,
-                                              },
-                                              &v->stream) < 0) {
+    if (!v || !vm->console ||
+        stream_new_take(vm->loop, fd,
+                        &(struct stream_config){
+                            .delimiter = STREAM_RAW,
+                            .out_max = 2 * CHUNK,
+                            .on_frame = on_viewer_input,
+                            .on_close = on_viewer_closed,
+                            .on_drained = on_viewer_drained,
+                            .arg = v,
+                        },
+                        &v->stream) < 0) {
         free(v);
         fd_close(fd);
         return;

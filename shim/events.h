@@ -31,7 +31,7 @@ struct event {
 
 struct event_ring {
     struct event kept[EVENTS_KEPT];
-    uint64_t next_seq; /* number of the next event; numbering begins at 1 */
+    uint64_t next_seq;  /* number of the next event; numbering begins at 1 */
     uint64_t first_seq; /* oldest kept; == next_seq when none is */
 };
 
@@ -40,7 +40,8 @@ void event_ring_clear(struct event_ring *r);
 
 /* Keeps the event, dropping the oldest when full, and returns it. Takes `data`. Text that can't be copied for want of memory is
  * lost, the number isn't: watchers see the event with an empty text. */
-const struct event *event_ring_add_consume(struct event_ring *r, enum event_type type, uint64_t incarnation, const char *text, json_t *data);
+const struct event *event_ring_add_consume(struct event_ring *r, enum event_type type, uint64_t incarnation, const char *text,
+                                           json_t *data);
 
 /* The kept event with the lowest number > since, or NULL. */
 const struct event *event_ring_after(const struct event_ring *r, uint64_t since);

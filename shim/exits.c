@@ -48,9 +48,9 @@ static void conclude(struct vm *vm, struct exit_cause cause, const char *detail)
 
     if (vm->plan.restart.reset_after_ms > 0 && vm->qemu.ran && ran_ms >= vm->plan.restart.reset_after_ms)
         backoff_reset(&vm->backoff);
-    verdict = vm->stop.for_health && !vm->stop.asked
-                  ? policy_restart(&vm->backoff, random_bits(), &delay_ms)
-                  : policy_verdict((enum restart_policy)vm->plan.restart.policy, cause, vm->stop.asked, &vm->backoff, random_bits(), &delay_ms);
+    verdict = vm->stop.for_health && !vm->stop.asked ? policy_restart(&vm->backoff, random_bits(), &delay_ms)
+                                                     : policy_verdict((enum restart_policy)vm->plan.restart.policy, cause, vm->stop.asked,
+                                                                      &vm->backoff, random_bits(), &delay_ms);
     record = make_record(vm, cause, detail);
     record.final = verdict != VERDICT_RESTART;
     vm_write_exit(vm, &record);
@@ -124,6 +124,20 @@ static void qemu_ended(struct vm *vm)
     vm->qemu.qmp_ready = vm->qemu.gone = false;
     vm_console_end_boot(vm);
     tree_kill(&vm->tree);
+}
+
+static void on_lost(struct ev_loop *ev, ev_timer *w, int revents)
+{
+    struct vm *vm = container_of(w, struct vm, qemu.last_words);
+
+    tree_kill(&vm->tree);
+}
+
+void vm_qemu_lost(struct vm *vm)
+{
+    vm->qemu.cause = (struct exit_cause){ EXIT_UNKNOWN, -1, 0 };
+    ev_timer_init(&vm->qemu.last_words, on_lost, 0.0, 0.0);
+    ev_timer_start(loop_ev(vm->loop), &vm->qemu.last_words);
 }
 
 void vm_tree_emptied(void *arg)

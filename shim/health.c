@@ -17,7 +17,7 @@ struct watch {
     uint64_t last_at;  /* real time, 0: never */
     bool green;        /* was well at least once in this incarnation */
     bool last_well;
-    char why[160];     /* the last failure */
+    char why[160]; /* the last failure */
 };
 
 struct health {
@@ -43,10 +43,7 @@ static enum vm_health judge(const struct health *h)
     return all;
 }
 
-enum vm_health health_now(const struct vm *vm)
-{
-    return vm->health ? vm->health->shown : HEALTH_NONE;
-}
+enum vm_health health_now(const struct vm *vm) { return vm->health ? vm->health->shown : HEALTH_NONE; }
 
 static void act(struct vm *vm, const struct watch *w)
 {
@@ -76,8 +73,9 @@ static void show(struct vm *vm, const struct watch *cause)
     h->shown = now;
     log_vm_info(vm->plan.name, "health: %s%s%s", enum_to_string(&vm_health_names, (int)now), now == HEALTH_UNHEALTHY ? ": " : "",
                 now == HEALTH_UNHEALTHY ? cause->why : "");
-    vm_tell(vm, EVENT_HEALTH, json_pack("{ss ss}", "health", enum_to_string(&vm_health_names, (int)now), "probe",
-                                        enum_to_string(&probe_kind_names, cause->probe->kind)),
+    vm_tell(vm, EVENT_HEALTH,
+            json_pack("{ss ss}", "health", enum_to_string(&vm_health_names, (int)now), "probe",
+                      enum_to_string(&probe_kind_names, cause->probe->kind)),
             "%s%s%s", enum_to_string(&vm_health_names, (int)now), now == HEALTH_UNHEALTHY ? ": " : "",
             now == HEALTH_UNHEALTHY ? cause->why : "");
     if (now == HEALTH_UNHEALTHY)
@@ -194,8 +192,8 @@ static json_t *watch_to_wire(const struct watch *w)
     char at[CLOCK_TEXT_MAX];
 
     return json_pack("{ss ss sb sI ss* ss*}", "type", enum_to_string(&probe_kind_names, w->probe->kind), "action",
-                     enum_to_string(&health_action_names, w->probe->action), "well", (int)w->last_well, "failures",
-                     (json_int_t)w->failures, "at", w->last_at ? clock_format(w->last_at, at) : NULL, "why", w->why[0] ? w->why : NULL);
+                     enum_to_string(&health_action_names, w->probe->action), "well", (int)w->last_well, "failures", (json_int_t)w->failures,
+                     "at", w->last_at ? clock_format(w->last_at, at) : NULL, "why", w->why[0] ? w->why : NULL);
 }
 
 json_t *health_to_wire(const struct vm *vm)

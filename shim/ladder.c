@@ -35,10 +35,7 @@ static bool rung_acpi(struct vm *vm)
     return vm->qemu.ran && qmp_send(vm, "cont") && qmp_send(vm, "system_powerdown");
 }
 
-static bool rung_quit(struct vm *vm)
-{
-    return qmp_send(vm, "quit");
-}
+static bool rung_quit(struct vm *vm) { return qmp_send(vm, "quit"); }
 
 int vm_signal(struct vm *vm, int sig)
 {
@@ -64,11 +61,7 @@ static bool rung_kill(struct vm *vm)
 
 /* false: this rung can't be taken now, the next one is tried at once. */
 static bool (*const rungs[])(struct vm *vm) = {
-    [RUNG_AGENT] = rung_agent,
-    [RUNG_ACPI] = rung_acpi,
-    [RUNG_QUIT] = rung_quit,
-    [RUNG_TERM] = rung_term,
-    [RUNG_KILL] = rung_kill,
+    [RUNG_AGENT] = rung_agent, [RUNG_ACPI] = rung_acpi, [RUNG_QUIT] = rung_quit, [RUNG_TERM] = rung_term, [RUNG_KILL] = rung_kill,
 };
 
 static uint64_t rung_wait_ms(const struct vm *vm, const struct plan_rung *rung)

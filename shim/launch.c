@@ -83,6 +83,8 @@ static int fork_qemu(struct vm *vm, const struct inheritance *i)
         { i->ram, PLAN_FD_RAM },
         { i->agent, PLAN_FD_AGENT },
     };
+    struct spawn spawn;
+    bool move = false;
     size_t n = 0;
     pid_t pid;
     int r;
@@ -90,23 +92,27 @@ static int fork_qemu(struct vm *vm, const struct inheritance *i)
     for (size_t k = 0; k < ARRAY_LEN(fds); k++)
         if (fds[k].source >= 0) /* what the plan has no use for is -1 */
             fds[n++] = fds[k];
-    r = spawn_child(
-        &(struct spawn){
-            .path = vm->plan.qemu.path,
-            .argv = vm->plan.qemu.argv,
-            .env = vm->plan.qemu.env,
-            .fds = fds,
-            .n_fds = n,
-            .go_fd = i->go_read,
-            .new_group = true,
-        },
-        &pid);
-
+    spawn = (struct spawn){
+        .path = vm->plan.qemu.path,
+        .argv = vm->plan.qemu.argv,
+        .env = vm->plan.qemu.env,
+        .fds = fds,
+        .n_fds = n,
+        .go_fd = i->go_read,
+        .new_group = true,
+        .cgroup_fd = tree_cgroup_fd(&vm->tree),
+    };
+    r = spawn_child(&spawn, &pid);
+    if (r < 0 && spawn.cgroup_fd > 0) { /* an older kernel, or a filter that knows no clone3(2): born here, moved then */
+        spawn.cgroup_fd = 0;
+        r = spawn_child(&spawn, &pid);
+        move = true;
+    }
     if (r < 0)
         return r;
     vm->qemu.child = true;
     tree_expect(&vm->tree, pid);
-    r = tree_add(&vm->tree, pid);
+    r = move ? tree_add(&vm->tree, pid) : 0;
     if (r < 0)
         vm_tell(vm, EVENT_SHIM, NULL, "QEMU could not be put into its cgroup: %s", strerror(-r));
     r = pidref_open(pid, &vm->qemu.ref);
@@ -128,7 +134,7 @@ static int launch(struct vm *vm)
     auto_inheritance struct inheritance i = { -1, -1, -1, -1, -1, -1, -1 };
     int r = ensure_vm_lock(vm);
 
-    if (r < 0 || (r = make_inheritance(vm, &i)) < 0 || (r = tree_make_cgroup(&vm->tree, vm->plan.name)) < 0)
+    if (r < 0 || (r = make_inheritance(vm, &i)) < 0 || (r = tree_make_cgroup(&vm->tree, vm->plan.name, vm->plan.run_dir)) < 0)
         return r;
     r = fork_qemu(vm, &i);
     if (r < 0)
@@ -175,10 +181,7 @@ static void on_qmp_ready(void *arg)
     vm_continue(vm);
 }
 
-static void on_qmp_event(void *arg, const char *name, const json_t *data)
-{
-    vm_handle_qmp_event(arg, name, data);
-}
+static void on_qmp_event(void *arg, const char *name, const json_t *data) { vm_handle_qmp_event(arg, name, data); }
 
 static void on_qmp_closed(void *arg, int error)
 {

@@ -58,9 +58,12 @@ static int parse_fd(const char *text, int *ret_fd)
 static int parse_arguments(int argc, char **argv)
 {
     static const struct option options[] = {
-        { "plan-fd", required_argument, NULL, 'p' }, { "sync-fd", required_argument, NULL, 's' },
-        { "run-dir", required_argument, NULL, 'r' }, { "adopt", no_argument, NULL, 'a' },
-        { "version", no_argument, NULL, 'V' },       { "help", no_argument, NULL, 'h' },
+        { "plan-fd", required_argument, NULL, 'p' },
+        { "sync-fd", required_argument, NULL, 's' },
+        { "run-dir", required_argument, NULL, 'r' },
+        { "adopt", no_argument, NULL, 'a' },
+        { "version", no_argument, NULL, 'V' },
+        { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 },
     };
     int c;
@@ -189,7 +192,7 @@ static int run(void)
         return fail(&err);
     }
     handshake.vm = vm;
-    if (say_ready(&handshake) < 0) {
+    if (say_ready(&handshake) < 0 && !arg_adopt) { /* QEMU needs a supervisor, whether or not anybody still waits for one */
         vm_abandon(vm);
         return 1;
     }

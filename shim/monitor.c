@@ -60,7 +60,8 @@ void vm_continue(struct vm *vm)
 /* The moment QEMU is up, to the microsecond: what a start costs is measured by it. */
 static void on_greeting(struct vm *vm, const json_t *data)
 {
-    vm_tell(vm, EVENT_QMP, json_pack("{sI sO*}", "real_us", (json_int_t)clock_real_us(), "version", json_object_get(data, "version")), "greeting");
+    vm_tell(vm, EVENT_QMP, json_pack("{sI sO*}", "real_us", (json_int_t)clock_real_us(), "version", json_object_get(data, "version")),
+            "greeting");
 }
 
 static void on_resume(struct vm *vm, const json_t *data)
@@ -93,12 +94,8 @@ struct qmp_row {
 };
 
 static const struct qmp_row rows[] = {
-    { "greeting", on_greeting, true },
-    { "RESUME", on_resume, true },
-    { "STOP", on_stop, true },
-    { "SHUTDOWN", on_shutdown, false },
-    { "RTC_CHANGE", on_noise, true },
-    { "NIC_RX_FILTER_CHANGED", on_noise, true },
+    { "greeting", on_greeting, true },  { "RESUME", on_resume, true },    { "STOP", on_stop, true },
+    { "SHUTDOWN", on_shutdown, false }, { "RTC_CHANGE", on_noise, true }, { "NIC_RX_FILTER_CHANGED", on_noise, true },
 };
 
 void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data)

@@ -13,12 +13,8 @@ struct cause_row {
 
 /* ShutdownCause → kind. What isn't listed (host-error, snapshot-load …) is judged by the exit status. */
 static const struct cause_row cause_rows[] = {
-    { "guest-shutdown", EXIT_GUEST_SHUTDOWN, 0 },
-    { "guest-reset", EXIT_GUEST_RESET, 0 },
-    { "guest-panic", EXIT_GUEST_PANIC, 0 },
-    { "host-qmp-quit", EXIT_STOPPED, 0 },
-    { "host-qmp-system-reset", EXIT_GUEST_RESET, 0 },
-    { "host-signal", EXIT_SIGNAL, SIGTERM },
+    { "guest-shutdown", EXIT_GUEST_SHUTDOWN, 0 }, { "guest-reset", EXIT_GUEST_RESET, 0 },           { "guest-panic", EXIT_GUEST_PANIC, 0 },
+    { "host-qmp-quit", EXIT_STOPPED, 0 },         { "host-qmp-system-reset", EXIT_GUEST_RESET, 0 }, { "host-signal", EXIT_SIGNAL, SIGTERM },
 };
 
 static struct exit_cause cause_by_reason(const char *reason)
@@ -43,8 +39,8 @@ struct exit_cause policy_cause(const struct ending *e)
         if (cause.code != 0 || cause.kind == EXIT_UNKNOWN)
             cause.kind = e->stop_asked && cause.code == 0 ? EXIT_STOPPED : EXIT_CODE;
     }
-    if (e->stop_asked && (cause.kind == EXIT_GUEST_SHUTDOWN || cause.kind == EXIT_SIGNAL ||
-                          (cause.kind == EXIT_UNKNOWN && e->killed_by_us))) {
+    if (e->stop_asked &&
+        (cause.kind == EXIT_GUEST_SHUTDOWN || cause.kind == EXIT_SIGNAL || (cause.kind == EXIT_UNKNOWN && e->killed_by_us))) {
         cause.kind = EXIT_STOPPED;
         cause.signal = 0;
     }

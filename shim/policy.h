@@ -9,10 +9,10 @@
 
 struct ending {
     bool status_known;
-    int wstatus;            /* as of wait(2), when known */
-    const char *reason;     /* `reason` of QMP's last SHUTDOWN event (QEMU qapi/run-state.json, ShutdownCause), NULL: none came */
-    bool stop_asked;        /* a stop or kill was asked for */
-    bool killed_by_us;      /* and the ladder or the kill has sent a deadly signal */
+    int wstatus;        /* as of wait(2), when known */
+    const char *reason; /* `reason` of QMP's last SHUTDOWN event (QEMU qapi/run-state.json, ShutdownCause), NULL: none came */
+    bool stop_asked;    /* a stop or kill was asked for */
+    bool killed_by_us;  /* and the ladder or the kill has sent a deadly signal */
 };
 
 struct exit_cause {

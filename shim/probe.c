@@ -68,10 +68,7 @@ static void on_timeout(struct ev_loop *ev, ev_timer *w, int revents)
 
 /* ---- tcp, http ---- */
 
-static void on_steady(struct ev_loop *ev, ev_timer *w, int revents)
-{
-    finish(container_of(w, struct probe_attempt, steady), NULL);
-}
+static void on_steady(struct ev_loop *ev, ev_timer *w, int revents) { finish(container_of(w, struct probe_attempt, steady), NULL); }
 
 static void tcp_closed(void *arg, int error)
 {
@@ -80,10 +77,7 @@ static void tcp_closed(void *arg, int error)
     finish_errno(a, "connected, then hung up", error ? -error : ECONNRESET);
 }
 
-static void tcp_data(void *arg, char *data, size_t len)
-{
-    finish(arg, NULL); /* whoever speaks, lives */
-}
+static void tcp_data(void *arg, char *data, size_t len) { finish(arg, NULL); /* whoever speaks, lives */ }
 
 /* Whether the status line is the wanted one; *ret_body is set to what follows the headers. */
 static bool http_status_ok(const struct plan_probe *probe, char *response, const char **ret_body)
@@ -169,7 +163,8 @@ static int speak_tcp(struct probe_attempt *a, int fd_take)
         ev_timer_start(loop_ev(a->vm->loop), &a->steady);
         return 0;
     }
-    r = str_format(&request, "GET %s HTTP/1.0\r\nHost: %s\r\nUser-Agent: holdfast\r\nConnection: close\r\n\r\n", a->probe->path, a->probe->host);
+    r = str_format(&request, "GET %s HTTP/1.0\r\nHost: %s\r\nUser-Agent: holdfast\r\nConnection: close\r\n\r\n", a->probe->path,
+                   a->probe->host);
     return r < 0 ? r : stream_send(a->stream, request, strlen(request));
 }
 
@@ -250,15 +245,9 @@ static int begin_qmp(struct probe_attempt *a)
 
 /* ---- agent ---- */
 
-static void agent_done(void *arg, const char *why)
-{
-    finish(arg, why);
-}
+static void agent_done(void *arg, const char *why) { finish(arg, why); }
 
-static int begin_agent(struct probe_attempt *a)
-{
-    return agent_call(a->vm, "guest-ping", agent_done, a, &a->agent);
-}
+static int begin_agent(struct probe_attempt *a) { return agent_call(a->vm, "guest-ping", agent_done, a, &a->agent); }
 
 /* ---- exec ---- */
 
@@ -297,8 +286,7 @@ static int begin_exec(struct probe_attempt *a)
         return r;
     env[0] = path;
     env[1] = name;
-    r = spawn_child(
-        &(struct spawn){ .path = a->probe->argv[0], .argv = a->probe->argv, .env = env, .go_fd = -1, .new_group = true }, &pid);
+    r = spawn_child(&(struct spawn){ .path = a->probe->argv[0], .argv = a->probe->argv, .env = env, .go_fd = -1, .new_group = true }, &pid);
     if (r < 0)
         return r;
     tree_expect(&a->vm->tree, pid);

@@ -11,9 +11,9 @@ struct qmp_client;
 enum { QMP_TIMEOUT_MS = 10 * 1000 };
 
 struct qmp_result {
-    int failure;        /* 0; -ETIMEDOUT, -ECONNRESET; -EREMOTEIO: QEMU answered with an error */
-    const char *class;  /* QMP error class, with -EREMOTEIO */
-    const char *text;   /* in words, when failure isn't 0 */
+    int failure;         /* 0; -ETIMEDOUT, -ECONNRESET; -EREMOTEIO: QEMU answered with an error */
+    const char *class;   /* QMP error class, with -EREMOTEIO */
+    const char *text;    /* in words, when failure isn't 0 */
     const json_t *reply; /* the whole message, when QEMU answered */
 };
 

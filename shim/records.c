@@ -58,6 +58,7 @@ static struct status current_status(const struct vm *vm)
         .qemu = { (uint64_t)vm->qemu.ref.pid, vm->qemu.ref.start_time },
         .plan_digest = digest.s,
         .version = version.s,
+        .cgroup = vm->tree.cgroup,
         .event_seq = vm->events.next_seq - 1,
     };
 }
@@ -158,20 +159,11 @@ json_t *vm_status_to_wire(const struct vm *vm)
 
     if (vm->qemu.ref.pid)
         qemu = json_pack("{sI sI}", "pid", (json_int_t)vm->qemu.ref.pid, "start_time", (json_int_t)vm->qemu.ref.start_time);
-    return json_pack("{ss sI ss ss ss* ss sI sI ss s{sI sI} so* ss ss sI so*}",
-                     "name", vm->plan.name,
-                     "incarnation", (json_int_t)vm->incarnation,
-                     "state", enum_to_string(&vm_state_names, (int)vm->state),
-                     "since", clock_format(vm->since, since),
-                     "detail", vm->detail,
-                     "health", enum_to_string(&vm_health_names, (int)health_now(vm)),
-                     "restarts", (json_int_t)vm->restarts,
-                     "uptime_ms", (json_int_t)uptime_ms,
-                     "boot_id", vm->boot_id,
-                     "shim", "pid", (json_int_t)getpid(), "start_time", (json_int_t)vm->shim_start_time,
-                     "qemu", qemu,
-                     "plan_digest", vm->digest,
-                     "version", HOLDFAST_VERSION,
-                     "event_seq", (json_int_t)(vm->events.next_seq - 1),
-                     "last_exit", vm->last_exit.schema ? exit_to_wire(&vm->last_exit) : NULL);
+    return json_pack("{ss sI ss ss ss* ss sI sI ss s{sI sI} so* ss ss sI so*}", "name", vm->plan.name, "incarnation",
+                     (json_int_t)vm->incarnation, "state", enum_to_string(&vm_state_names, (int)vm->state), "since",
+                     clock_format(vm->since, since), "detail", vm->detail, "health", enum_to_string(&vm_health_names, (int)health_now(vm)),
+                     "restarts", (json_int_t)vm->restarts, "uptime_ms", (json_int_t)uptime_ms, "boot_id", vm->boot_id, "shim", "pid",
+                     (json_int_t)getpid(), "start_time", (json_int_t)vm->shim_start_time, "qemu", qemu, "plan_digest", vm->digest,
+                     "version", HOLDFAST_VERSION, "event_seq", (json_int_t)(vm->events.next_seq - 1), "last_exit",
+                     vm->last_exit.schema ? exit_to_wire(&vm->last_exit) : NULL);
 }

@@ -21,11 +21,11 @@ struct cell {
 static void cancel_and_finish(struct vm *vm);
 static void end_backoff(struct vm *vm);
 
-#define TO(state_, action_) { .next = (state_), .action = (action_), .legal = true }
-#define END_CELLS                                   \
-    [VM_ENDED] = TO(STATE_EXITED, vm_finish),       \
-    [VM_FAILED] = TO(STATE_FAILED, vm_finish),      \
-    [VM_RETRY] = TO(STATE_BACKOFF, NULL)
+#define TO(state_, action_)                                  \
+    {                                                        \
+        .next = (state_), .action = (action_), .legal = true \
+    }
+#define END_CELLS [VM_ENDED] = TO(STATE_EXITED, vm_finish), [VM_FAILED] = TO(STATE_FAILED, vm_finish), [VM_RETRY] = TO(STATE_BACKOFF, NULL)
 
 static const struct cell table[STATE_COUNT][VM_EVENT_COUNT] = {
     [STATE_PREPARING] = {

@@ -68,10 +68,7 @@ static int each_stray(struct tree *t, int (*each)(pid_t pid))
 }
 
 /* Reaps it if it is dead; 1 when it still lives. */
-static int reap_stray(pid_t pid)
-{
-    return waitpid(pid, NULL, WNOHANG) == 0;
-}
+static int reap_stray(pid_t pid) { return waitpid(pid, NULL, WNOHANG) == 0; }
 
 /* An unreaped child's pid is its own, so a plain kill can't hit another. */
 static int kill_stray(pid_t pid)
@@ -101,6 +98,16 @@ static bool cgroup_populated(const struct tree *t)
     return strstr(text, "populated 1") != NULL;
 }
 
+static void drop_cgroup(struct tree *t)
+{
+    free(steal_ptr(&t->cgroup));
+    if (t->cgroup_fd > 0)
+        fd_close(t->cgroup_fd);
+    t->cgroup_fd = 0;
+}
+
+int tree_cgroup_fd(const struct tree *t) { return t->cgroup_fd; }
+
 static void check_emptied(struct tree *t)
 {
     if (!t->killing)
@@ -122,10 +129,7 @@ static void on_child(struct ev_loop *ev, ev_signal *w, int revents)
     check_emptied(t);
 }
 
-static void on_poll(struct ev_loop *ev, ev_timer *w, int revents)
-{
-    check_emptied(container_of(w, struct tree, poll));
-}
+static void on_poll(struct ev_loop *ev, ev_timer *w, int revents) { check_emptied(container_of(w, struct tree, poll)); }
 
 int tree_start(struct tree *t, struct loop *l, void (*emptied)(void *arg), void *arg)
 {
@@ -145,7 +149,7 @@ void tree_stop(struct tree *t)
         return;
     ev_signal_stop(loop_ev(t->loop), &t->child);
     ev_timer_stop(loop_ev(t->loop), &t->poll);
-    free(steal_ptr(&t->cgroup));
+    drop_cgroup(t);
     t->loop = NULL;
 }
 
@@ -178,8 +182,7 @@ static int cgroup_of(const char *pid, char **ret_folder)
     for (size_t i = 0; i < ARRAY_LEN(mounts); i++) {
         auto_free char *procs = NULL, *folder = NULL;
 
-        if (str_format(&folder, "%s%s", mounts[i], streq(line, "/") ? "" : line) < 0 ||
-            str_format(&procs, "%s/cgroup.procs", folder) < 0)
+        if (str_format(&folder, "%s%s", mounts[i], streq(line, "/") ? "" : line) < 0 || str_format(&procs, "%s/cgroup.procs", folder) < 0)
             return -ENOMEM;
         if (stat(procs, &st) == 0) {
             *ret_folder = steal_ptr(&folder);
@@ -189,33 +192,47 @@ static int cgroup_of(const char *pid, char **ret_folder)
     return -ENOENT;
 }
 
-int tree_make_cgroup(struct tree *t, const char *name)
+static int take_folder(struct tree *t, char **folder_take)
+{
+    int fd = dir_open(AT_FDCWD, *folder_take);
+
+    if (fd < 0)
+        return fd;
+    drop_cgroup(t);
+    t->cgroup = steal_ptr(folder_take);
+    t->cgroup_fd = fd;
+    return 0;
+}
+
+int tree_make_cgroup(struct tree *t, const char *name, const char *run_dir)
 {
     auto_free char *ours = NULL, *folder = NULL;
+    int r;
 
     if (t->cgroup)
         return 0;
     if (cgroup_of("self", &ours) < 0)
         return 0;
-    /* Two instances of Holdfast on one host may have a VM of the same name: our pid tells them apart. */
-    if (str_format(&folder, "%s/" CGROUP_PREFIX "%s.%d", ours, name, (int)getpid()) < 0)
+    if (str_format(&folder, "%s/" CGROUP_PREFIX "%s.%08x", ours, name, (unsigned)hash_bytes(HASH_BEGIN, run_dir, strlen(run_dir))) < 0)
         return -ENOMEM;
     if (mkdir(folder, 0755) < 0 && errno != EEXIST)
         return 0;
-    t->cgroup = steal_ptr(&folder);
-    return 0;
+    r = take_folder(t, &folder);
+    if (r >= 0 && cgroup_populated(t))
+        (void)cgroup_write(t, "cgroup.kill", "1");
+    return r;
 }
 
-int tree_take_cgroup(struct tree *t, const char *name, pid_t qemu)
+int tree_take_cgroup(struct tree *t, const char *folder)
 {
-    auto_free char *pid = NULL, *folder = NULL, *prefix = NULL;
+    auto_free char *copy = NULL;
 
-    if (str_format(&pid, "%d", (int)qemu) < 0 || str_format(&prefix, "/" CGROUP_PREFIX "%s.", name) < 0)
-        return -ENOMEM;
-    if (cgroup_of(pid, &folder) < 0 || !strstr(folder, prefix))
+    /* A record is only a file: nothing but a cgroup of a VM is ever taken, and killed one day. */
+    if (!folder || !has_prefix(folder, mounts[0]) || strstr(folder, "/../") || !strstr(folder, "/" CGROUP_PREFIX))
         return 0;
-    free(t->cgroup);
-    t->cgroup = steal_ptr(&folder);
+    if (str_format(&copy, "%s", folder) < 0)
+        return -ENOMEM;
+    (void)take_folder(t, &copy); /* gone by now: there was nothing left in it */
     return 0;
 }
 
@@ -223,7 +240,7 @@ void tree_remove_cgroup(struct tree *t)
 {
     if (t->cgroup)
         (void)rmdir(t->cgroup);
-    free(steal_ptr(&t->cgroup));
+    drop_cgroup(t);
 }
 
 int tree_add(struct tree *t, pid_t pid)

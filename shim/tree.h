@@ -12,10 +12,11 @@ enum { TREE_EXPECTED_MAX = 4 };
 
 struct tree {
     struct loop *loop;
-    ev_signal child;  /* SIGCHLD: strays are reaped as they die */
-    ev_timer poll;    /* while a cgroup empties: its populated flag has no pidfd */
+    ev_signal child;                   /* SIGCHLD: strays are reaped as they die */
+    ev_timer poll;                     /* while a cgroup empties: its populated flag has no pidfd */
     pid_t expected[TREE_EXPECTED_MAX]; /* children that somebody else here waits for */
-    char *cgroup;     /* absolute path of the folder, NULL: none */
+    char *cgroup;                      /* absolute path of the folder, NULL: none */
+    int cgroup_fd;                     /* the folder, while there is one; 0: none */
     bool killing;
     void (*emptied)(void *arg);
     void *arg;
@@ -25,12 +26,16 @@ struct tree {
 int tree_start(struct tree *t, struct loop *l, void (*emptied)(void *arg), void *arg);
 void tree_stop(struct tree *t); /* leaves living processes alone; fine on a zeroed one */
 
-/* Makes the cgroup for VM `name` below our own, if that can be done; 0 also when not (t->cgroup is NULL then). */
-int tree_make_cgroup(struct tree *t, const char *name);
-/* Takes the cgroup that a running QEMU of VM `name` is in already. */
-int tree_take_cgroup(struct tree *t, const char *name, pid_t qemu);
+/* Makes the cgroup of VM `name` below our own, if that can be done; 0 also when not (t->cgroup is NULL then). `run_dir` tells VMs of one
+ * name apart where several instances of Holdfast share a host. What is left in it by an earlier life is killed: the caller holds
+ * the VM's lock, so it can't be a QEMU anybody counts on. */
+int tree_make_cgroup(struct tree *t, const char *name, const char *run_dir);
+/* Takes over the cgroup that an earlier shim's record names. */
+int tree_take_cgroup(struct tree *t, const char *folder);
 void tree_remove_cgroup(struct tree *t); /* a populated one stays */
-/* Puts a child into the cgroup, before it is let go. */
+/* The cgroup's folder, for spawn_child(); 0 when there is none. */
+int tree_cgroup_fd(const struct tree *t);
+/* Puts a child that was born elsewhere into the cgroup, before it is let go. */
 int tree_add(struct tree *t, pid_t pid);
 
 /* Somebody here waits for this child himself: it is neither reaped nor killed as a stray. */

@@ -54,8 +54,8 @@ struct vm {
     int shim_lock, vm_lock;       /* -1: not held by us (an adopted QEMU holds vm.lock itself) */
 
     enum vm_state state;
-    uint64_t since;    /* real time, microseconds */
-    char *detail;      /* one line on the state, or NULL */
+    uint64_t since; /* real time, microseconds */
+    char *detail;   /* one line on the state, or NULL */
     uint64_t incarnation;
     uint64_t restarts;
     struct backoff backoff;
@@ -69,26 +69,26 @@ struct vm {
     } prepare;
 
     struct {
-        struct pidref ref;  /* pid 0: none runs */
-        bool child;         /* ours to reap; false: adopted */
+        struct pidref ref; /* pid 0: none runs */
+        bool child;        /* ours to reap; false: adopted */
         struct pidwatch watch;
-        uint64_t started;   /* CLOCK_BOOTTIME microseconds */
+        uint64_t started; /* CLOCK_BOOTTIME microseconds */
         struct qmp_client *qmp;
-        bool qmp_ready;     /* commands may be sent */
-        bool qmp_closed;    /* it has said its last word */
-        bool ran;           /* the guest was let run at least once */
-        bool gone;          /* exited, and the last words of its monitor are awaited */
+        bool qmp_ready;  /* commands may be sent */
+        bool qmp_closed; /* it has said its last word */
+        bool ran;        /* the guest was let run at least once */
+        bool gone;       /* exited, and the last words of its monitor are awaited */
         ev_timer last_words;
         char *shutdown_reason;
         struct exit_cause cause; /* known once it is gone, concluded when its tree is too */
-        uint64_t log_offset; /* where this launch begins in qemu.log */
+        uint64_t log_offset;     /* where this launch begins in qemu.log */
     } qemu;
 
     struct {
-        bool asked;      /* somebody wants it stopped */
-        bool for_health; /* a probe wants it restarted */
-        bool deadly; /* a signal that ends QEMU was sent by us */
-        int rung;    /* index into plan.stop */
+        bool asked;          /* somebody wants it stopped */
+        bool for_health;     /* a probe wants it restarted */
+        bool deadly;         /* a signal that ends QEMU was sent by us */
+        int rung;            /* index into plan.stop */
         uint64_t timeout_ms; /* instead of the polite rung's, 0: the plan's */
         ev_timer next, repeat;
         struct agent_call *agent; /* the agent rung's word to the guest, under way */
@@ -134,21 +134,22 @@ void vm_write_exit(struct vm *vm, const struct exit_record *record);
 json_t *vm_status_to_wire(const struct vm *vm);
 
 /* ---- prepare.c, launch.c, monitor.c, exits.c, ladder.c ---- */
-void vm_prepare(struct vm *vm);        /* begins the plan's steps; VM_PREPARED follows */
-void vm_prepare_cancel(struct vm *vm); /* kills the step under way and undoes it */
-void vm_launch(struct vm *vm);         /* QEMU to its QMP greeting; failures end in vm_ended() */
+void vm_prepare(struct vm *vm);               /* begins the plan's steps; VM_PREPARED follows */
+void vm_prepare_cancel(struct vm *vm);        /* kills the step under way and undoes it */
+void vm_launch(struct vm *vm);                /* QEMU to its QMP greeting; failures end in vm_ended() */
 int vm_adopt(struct vm *vm, struct err *err); /* takes a QEMU that a dead shim left */
 int vm_connect_qmp(struct vm *vm);
-void vm_continue(struct vm *vm);       /* greeting came: let the guest run */
+void vm_continue(struct vm *vm); /* greeting came: let the guest run */
 void vm_ladder_begin(struct vm *vm);
-void vm_ladder_force(struct vm *vm);   /* from SIGTERM on */
+void vm_ladder_force(struct vm *vm); /* from SIGTERM on */
 void vm_ladder_end(struct vm *vm);
 int vm_signal(struct vm *vm, int sig);
 /* A step or launch failed before QEMU ran, with an exit status (wait(2)) when there is one. */
 void vm_launch_failed(struct vm *vm, const int *wstatus, const char *detail);
 void vm_qemu_watch(struct vm *vm);
+void vm_qemu_lost(struct vm *vm); /* an earlier shim's QEMU was gone before this one came: its end is unknown */
 void vm_tree_emptied(void *arg);
-void vm_finish(struct vm *vm);         /* terminal: unlink, tell, leave the loop */
+void vm_finish(struct vm *vm); /* terminal: unlink, tell, leave the loop */
 void vm_retry_later(struct vm *vm, uint64_t delay_ms);
 void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data);
 

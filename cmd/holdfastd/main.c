@@ -10,6 +10,7 @@
 #include "lib/base/fd.h"
 #include "lib/base/json.h"
 #include "lib/base/log.h"
+#include "lib/base/program.h"
 #include "lib/base/spawn.h"
 #include "lib/manager/manager.h"
 
@@ -117,34 +118,17 @@ static int parse_arguments(int argc, char **argv)
     return optind < argc ? usage_error("no arguments are taken but options") : -1;
 }
 
-/* Where the shim is: as told, beside us, or in the libexec folder of our prefix. Absolute, since shims outlive our working folder. */
+/* Where the shim is: as told, or where this program is. Absolute, since shims outlive our working folder. */
 static int find_shim(char **ret_path, struct err *err)
 {
-    static const char *const places[] = { "holdfast-shim", "../libexec/holdfast/holdfast-shim" };
-    char self[PATH_MAX], *slash;
-    ssize_t n;
+    int r;
 
     if (arg_shim) {
         *ret_path = realpath(arg_shim, NULL);
         return *ret_path ? 0 : err_set_errno(err, errno, "no-shim", "--shim %s", arg_shim);
     }
-    n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    if (n < 0)
-        return err_set_errno(err, errno, "no-shim", "/proc/self/exe");
-    self[n] = '\0';
-    slash = strrchr(self, '/');
-    if (slash)
-        *slash = '\0';
-    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
-        auto_free char *path = NULL;
-
-        if (str_format(&path, "%s/%s", self, places[i]) < 0)
-            return -ENOMEM;
-        *ret_path = realpath(path, NULL);
-        if (*ret_path)
-            return 0;
-    }
-    return err_set(err, ENOENT, "no-shim", "holdfast-shim is not beside this program in %s: say --shim PATH", self);
+    r = program_find("holdfast-shim", ret_path, err);
+    return r == -ENOENT ? err_set(err, ENOENT, "no-shim", "%s: say --shim PATH", err->text) : r;
 }
 
 static int run(void)

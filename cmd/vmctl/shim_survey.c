@@ -86,11 +86,14 @@ static json_t *survey_entry(const struct invocation *in, const struct task *t)
         json_pack("{s:s, s:s, s:s?, s:O?}", "name", t->name, "state", state, "reason", reason, "status", reason ? NULL : status));
 }
 
-static bool has_folder(const struct invocation *in, const char *name)
+enum outcome shim_folder_check(const struct invocation *in, const char *name)
 {
     auto_free char *path = vm_path(in, name, "");
 
-    return access(path, F_OK) == 0;
+    if (access(path, F_OK) == 0)
+        return OUTCOME_DONE;
+    complain("%s: no such VM below %s/%s (see: vmctl shim list)", name, in->dirs.run, FOLDER_VMS);
+    return OUTCOME_NO_SUCH;
 }
 
 enum outcome shim_survey(const struct invocation *in, char *const *names, size_t n, json_t **ret_survey)
@@ -109,8 +112,7 @@ enum outcome shim_survey(const struct invocation *in, char *const *names, size_t
 
     parallel_run(&p);
     for (size_t i = 0; i < n; i++) {
-        if (p.tasks[i].result < 0 && !has_folder(in, names[i])) {
-            complain("%s: no such VM below %s/%s (see: vmctl shim list)", names[i], in->dirs.run, FOLDER_VMS);
+        if (p.tasks[i].result < 0 && shim_folder_check(in, names[i]) != OUTCOME_DONE) {
             outcome = outcome_merge(outcome, OUTCOME_NO_SUCH);
             continue;
         }
@@ -161,10 +163,9 @@ enum outcome shim_connect(const struct invocation *in, const char *name, struct 
     int r = varlink_client_connect(path, ret_client, &err);
     if (r >= 0)
         return OUTCOME_DONE;
-    if (!has_folder(in, name)) {
-        complain("%s: no such VM below %s/%s (see: vmctl shim list)", name, in->dirs.run, FOLDER_VMS);
-        return OUTCOME_NO_SUCH;
-    }
+    outcome = shim_folder_check(in, name);
+    if (outcome != OUTCOME_DONE)
+        return outcome;
     if (r == -EACCES) {
         complain("%s: %s: permission denied (members of the group holdfast may manage VMs)", name, path);
         return OUTCOME_REFUSED;

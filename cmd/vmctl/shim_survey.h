@@ -14,6 +14,8 @@ enum outcome shim_survey_all(const struct invocation *in, json_t **ret_survey);
 /* The same for some VMs; those without a folder are complained about, and OUTCOME_NO_SUCH. */
 enum outcome shim_survey(const struct invocation *in, char *const *names, size_t n, json_t **ret_survey);
 
+/* Whether the VM has a run folder; complains when not. */
+enum outcome shim_folder_check(const struct invocation *in, const char *name);
 /* A connection to one shim. Complains. */
 enum outcome shim_connect(const struct invocation *in, const char *name, struct varlink_client **ret_client);
 /* How a call to the shim failed, in words and as outcome. */

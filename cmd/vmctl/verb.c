@@ -5,10 +5,10 @@
 #include "lib/base/util.h"
 
 const struct verb *const verb_table[] = {
-    &verb_check,  &verb_apply, &verb_delete,    &verb_list,        &verb_status,      &verb_inspect,   &verb_logs,       &verb_console,
-    &verb_health, &verb_events, &verb_start, &verb_stop,      &verb_restart,     &verb_kill,        &verb_pause,     &verb_resume,     &verb_reset,
-    &verb_wait,   &verb_qmp,   &verb_shim_list, &verb_shim_status, &verb_shim_events, &verb_shim_call, &verb_completion, &verb_version,
-    &verb_help,   NULL,
+    &verb_check,       &verb_apply,     &verb_delete,     &verb_list,       &verb_status,  &verb_inspect,   &verb_logs,
+    &verb_console,     &verb_health,    &verb_events,     &verb_start,      &verb_stop,    &verb_restart,   &verb_kill,
+    &verb_pause,       &verb_resume,    &verb_reset,      &verb_wait,       &verb_qmp,     &verb_shim_list, &verb_shim_status,
+    &verb_shim_events, &verb_shim_call, &verb_shim_adopt, &verb_completion, &verb_version, &verb_help,      NULL,
 };
 
 const struct flag global_flags[] = {

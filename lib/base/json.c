@@ -64,19 +64,17 @@ int json_format(const json_t *json, char **ret_text, size_t *ret_len)
     return 0;
 }
 
-/* FNV-1a, 64 bit: http://www.isthe.com/chongo/tech/comp/fnv/ */
 static int digest_piece(const char *buffer, size_t size, void *data)
 {
-    uint64_t hash = *(uint64_t *)data;
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ (unsigned char)buffer[i]) * UINT64_C(0x100000001b3);
-    *(uint64_t *)data = hash;
+    uint64_t *hash = data;
+
+    *hash = hash_bytes(*hash, buffer, size);
     return 0;
 }
 
 int json_digest(const json_t *json, char ret_hex[17])
 {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    uint64_t hash = HASH_BEGIN;
     if (json_dump_callback(json, digest_piece, &hash, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) < 0)
         return -ENOMEM;
     snprintf(ret_hex, 17, "%016" PRIx64, hash);

@@ -25,6 +25,9 @@ struct spawn {
     int go_fd;      /* read end of a pipe the child blocks on before exec, or -1. One byte means go; EOF means abort
                               * (exit 125 without exec): "persist before exec" */
     bool new_group; /* setpgid(0, 0) */
+    /* A folder of cgroup v2 to be born in, 0: ours. Not for spawn_detached(). Fails where clone3(2) can't CLONE_INTO_CGROUP; but
+     * moving a living process there costs an RCU grace period, 5 to 20 ms. */
+    int cgroup_fd;
     int (*prepare)(
         void *arg); /* runs in the child just before exec; async-signal-safe calls only; nonzero aborts (exit 126). May be NULL */
     void *prepare_arg;

@@ -28,3 +28,12 @@ int str_format(char **ret, const char *fmt, ...)
     *ret = text;
     return 0;
 }
+
+uint64_t hash_bytes(uint64_t hash, const void *data, size_t len)
+{
+    const unsigned char *bytes = data;
+
+    for (size_t i = 0; i < len; i++)
+        hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,5 +40,9 @@ static inline bool has_prefix(const char *s, const char *prefix) { return strncm
 
 /* Replaces *slot by a copy of `s` (NULL allowed). 0 or -ENOMEM, *slot untouched on failure. */
 int str_set(char **slot, const char *s);
+/* FNV-1a, 64 bit (http://www.isthe.com/chongo/tech/comp/fnv/): tells texts apart, is no protection against an adversary. Begin with
+ * HASH_BEGIN; pieces hashed one after the other give the hash of the whole. */
+#define HASH_BEGIN UINT64_C(0xcbf29ce484222325)
+uint64_t hash_bytes(uint64_t hash, const void *data, size_t len);
 /* asprintf that returns 0 or -ENOMEM and leaves *ret untouched on failure. */
 int str_format(char **ret, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -6,8 +6,8 @@
 
 struct loop {
     struct ev_loop *ev;
-    ev_prepare prepare; /* runs the deferred list right before the loop would sleep: all callbacks of the iteration are done */
-    ev_idle idle;       /* active while something is deferred, so that the loop doesn't sleep on it; its callback does nothing */
+    ev_prepare prepare;   /* runs the deferred list right before the loop would sleep: all callbacks of the iteration are done */
+    ev_idle idle;         /* active while something is deferred, so that the loop doesn't sleep on it; its callback does nothing */
     struct deferred head; /* sentinel of a ring: head.next is the first, head.prev_next points at the last one's next */
     struct deferred mark; /* in the ring while it is run: up to here */
     int value;
@@ -53,18 +53,11 @@ static void run_deferred(struct loop *l)
     list_remove(mark);
 }
 
-static void on_prepare(struct ev_loop *ev, ev_prepare *w, int revents)
-{
-    run_deferred(container_of(w, struct loop, prepare));
-}
+static void on_prepare(struct ev_loop *ev, ev_prepare *w, int revents) { run_deferred(container_of(w, struct loop, prepare)); }
 
-static void on_idle(struct ev_loop *ev, ev_idle *w, int revents)
-{
-}
+static void on_idle(struct ev_loop *ev, ev_idle *w, int revents) {}
 
-static void on_periodic(struct ev_loop *ev, ev_periodic *w, int revents)
-{
-}
+static void on_periodic(struct ev_loop *ev, ev_periodic *w, int revents) {}
 
 /* libev looks at the clock once a minute to notice jumps of the real time, unless a timerfd tells it of them. It makes that
  * timerfd when the first periodic watcher starts, and keeps it. */
@@ -113,10 +106,7 @@ void loop_free(struct loop *l)
     free(l);
 }
 
-struct ev_loop *loop_ev(struct loop *l)
-{
-    return l->ev;
-}
+struct ev_loop *loop_ev(struct loop *l) { return l->ev; }
 
 int loop_run(struct loop *l)
 {

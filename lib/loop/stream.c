@@ -39,10 +39,10 @@ struct stream {
     int error; /* what to close with, once the deferred function runs */
     bool is_socket : 1;
     bool paused : 1;
-    bool flushing : 1;    /* stream_close_after_flush() was called */
-    bool eof : 1;         /* the other side sends no more; what is queued is still written */
+    bool flushing : 1; /* stream_close_after_flush() was called */
+    bool eof : 1;      /* the other side sends no more; what is queued is still written */
     bool error_set : 1;
-    bool handing_on : 1;  /* on_frame is running */
+    bool handing_on : 1; /* on_frame is running */
     bool closed : 1;
     bool freed : 1;
 };
@@ -139,10 +139,7 @@ static int next_frame(struct stream *s, char **ret_frame, size_t *ret_len)
 }
 
 /* An end of file in the middle of a frame is no orderly end. */
-static int eof_error(const struct stream *s)
-{
-    return s->in_len > 0 && s->delimiter != STREAM_RAW ? -ECONNRESET : 0;
-}
+static int eof_error(const struct stream *s) { return s->in_len > 0 && s->delimiter != STREAM_RAW ? -ECONNRESET : 0; }
 
 static bool may_read(const struct stream *s)
 {
@@ -357,10 +354,7 @@ static void on_event(struct ev_loop *ev, ev_io *io, int revents)
     update_events(s);
 }
 
-static void on_timeout(struct ev_loop *ev, ev_timer *w, int revents)
-{
-    close_now(container_of(w, struct stream, timer), -ETIMEDOUT);
-}
+static void on_timeout(struct ev_loop *ev, ev_timer *w, int revents) { close_now(container_of(w, struct stream, timer), -ETIMEDOUT); }
 
 int stream_new_take(struct loop *l, int fd, const struct stream_config *config, struct stream **ret_stream)
 {
@@ -433,10 +427,7 @@ int stream_send(struct stream *s, const void *data, size_t len)
     return 0;
 }
 
-size_t stream_queued(const struct stream *s)
-{
-    return byte_queue_len(&s->out);
-}
+size_t stream_queued(const struct stream *s) { return byte_queue_len(&s->out); }
 
 void stream_pause(struct stream *s, bool paused)
 {
@@ -489,7 +480,4 @@ int stream_detach(struct stream *s, int *ret_fd, char **ret_rest, size_t *ret_re
     return 0;
 }
 
-int stream_fd(const struct stream *s)
-{
-    return s->io.fd;
-}
+int stream_fd(const struct stream *s) { return s->io.fd; }

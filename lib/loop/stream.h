@@ -15,9 +15,9 @@ enum { STREAM_RAW = -1, STREAM_LIMIT_MAX = 1 << 30 };
 struct stream;
 
 struct stream_config {
-    int delimiter;            /* 0..255, or STREAM_RAW */
-    size_t in_max;            /* longest frame; a longer one closes with -EMSGSIZE. Not used in raw mode. Like out_max at most STREAM_LIMIT_MAX */
-    size_t out_max;           /* most bytes queued; more closes with -ENOBUFS: a slower reader is cut off */
+    int delimiter;  /* 0..255, or STREAM_RAW */
+    size_t in_max;  /* longest frame; a longer one closes with -EMSGSIZE. Not used in raw mode. Like out_max at most STREAM_LIMIT_MAX */
+    size_t out_max; /* most bytes queued; more closes with -ENOBUFS: a slower reader is cut off */
     uint64_t frame_timeout_ms; /* longest time a begun frame may stay incomplete, 0: none; then closed with -ETIMEDOUT */
     /* One frame without its delimiter, NUL-ended in place for convenience; valid during the call only. In raw mode: what was
      * read. */

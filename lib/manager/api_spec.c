@@ -251,7 +251,7 @@ void api_delete(struct varlink_call *call, const json_t *parameters, void *userd
     if (!vm)
         return;
     lives = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN || vm->launch;
-    if (vm->presence == PRESENCE_ORPHAN) {
+    if (vm_is_lost(vm)) {
         api_refuse(call, vm->name, "%s is orphaned: %s; kill it first", vm->name, vm->reason ? vm->reason : "no shim supervises it");
         return;
     }

@@ -16,7 +16,7 @@ static bool may_start(const struct vm *vm, struct varlink_call *call)
 {
     if (vm->wanted.deleting)
         api_refuse(call, vm->name, "%s is being deleted", vm->name);
-    else if (vm->presence == PRESENCE_ORPHAN)
+    else if (vm_is_lost(vm))
         api_refuse(call, vm->name, "%s is orphaned: %s", vm->name, vm->reason ? vm->reason : "no shim supervises it");
     else if (vm->spec_twice)
         api_refuse(call, vm->name, "%s", vm->spec_error ? vm->spec_error : "its spec is in two files");

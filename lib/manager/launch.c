@@ -23,6 +23,7 @@ enum {
 
 struct launch {
     struct vm *vm;
+    bool adopt;
     int sync_fd; /* -1: not spawned yet */
     ev_io io;
     ev_timer deadline;
@@ -56,6 +57,19 @@ static void failed(struct vm *vm, bool lasting, const char *text)
     vm_changed(vm);
 }
 
+/* The orphan is left as it is, and gets another chance after a while. */
+static void adoption_failed(struct vm *vm, const char *text)
+{
+    uint64_t ms = ADOPT_RETRY_MS << (vm->adoptions < 6 ? vm->adoptions : 6);
+
+    launch_free(vm->launch);
+    if (vm->adoptions < UINT8_MAX)
+        vm->adoptions++;
+    vm_set_view(vm, VIEW_ORPHANED, "no shim could take it over: %s", text);
+    vm_timer_start(vm, TIMER_LOOK, ms);
+    vm_changed(vm);
+}
+
 static void hang_up(struct launch *l, const char *text)
 {
     struct vm *vm = l->vm;
@@ -63,6 +77,10 @@ static void hang_up(struct launch *l, const char *text)
     auto_free char *copy = strdup(text);
     char path[VM_PATH_MAX];
 
+    if (l->adopt) {
+        adoption_failed(vm, copy ? copy : "out of memory");
+        return;
+    }
     failed(vm, false, copy ? copy : "out of memory");
     /* It may be that somebody else has the VM, or that the shim needs a moment to let go of it. */
     if (lock_is_held(m->run_vms_fd, vm_path(vm, FILE_SHIM_LOCK, path)) > 0 ||
@@ -85,6 +103,7 @@ static void say_go(struct launch *l)
         return;
     }
     launch_free(l);
+    vm->adoptions = 0;
     log_vm_debug(vm->name, "shim is ready, told to go");
     link_open(vm);
 }
@@ -164,11 +183,21 @@ static int spawn_shim(struct vm *vm, int plan_fd, int sync_fd)
     struct manager *m = vm->manager;
     auto_strv struct strv argv = { 0 }, env = { 0 };
     auto_fd int log_fd = open_shim_log(vm);
-    const struct spawn_fd fds[] = { { plan_fd, SHIM_PLAN_FD }, { sync_fd, SHIM_SYNC_FD }, { log_fd, 2 } };
+    struct spawn_fd fds[3] = { { sync_fd, SHIM_SYNC_FD } };
+    size_t n_fds = 1;
 
+    if (log_fd >= 0) /* without a log rather than not at all */
+        fds[n_fds++] = (struct spawn_fd){ log_fd, 2 };
     strv_push(&argv, m->shim_path);
-    strv_push(&argv, "--plan-fd");
-    strv_pushf(&argv, "%d", SHIM_PLAN_FD);
+    if (plan_fd >= 0) {
+        fds[n_fds++] = (struct spawn_fd){ plan_fd, SHIM_PLAN_FD };
+        strv_push(&argv, "--plan-fd");
+        strv_pushf(&argv, "%d", SHIM_PLAN_FD);
+    } else {
+        strv_push(&argv, "--adopt");
+        strv_push(&argv, "--run-dir");
+        strv_pushf(&argv, "%s/" FOLDER_VMS "/%s", m->dirs.run, vm->name);
+    }
     strv_push(&argv, "--sync-fd");
     strv_pushf(&argv, "%d", SHIM_SYNC_FD);
     strv_push(&argv, vm->name);
@@ -180,7 +209,7 @@ static int spawn_shim(struct vm *vm, int plan_fd, int sync_fd)
         .argv = strv_argv(&argv),
         .env = strv_argv(&env),
         .fds = fds,
-        .n_fds = ARRAY_LEN(fds) - (log_fd < 0 ? 1 : 0), /* without a log rather than not at all */
+        .n_fds = n_fds,
         .go_fd = -1,
         .prepare = restore_limit,
         .prepare_arg = &m->nofile,
@@ -247,21 +276,42 @@ static void on_plan(struct plan_request *p)
     }
 }
 
-void launch_start(struct vm *vm)
+static int launch_new(struct vm *vm)
 {
     struct launch *l = calloc(1, sizeof(*l));
-    int r;
 
-    if (!l) {
-        failed(vm, false, "out of memory");
-        return;
-    }
+    if (!l)
+        return -ENOMEM;
     l->vm = vm;
     l->sync_fd = -1;
     ev_init(&l->io, on_sync);
     ev_init(&l->deadline, on_deadline);
     vm->launch = l;
     vm_timer_stop(vm);
+    return 0;
+}
+
+void launch_adopt(struct vm *vm)
+{
+    int r = launch_new(vm);
+
+    if (r < 0)
+        return;
+    vm->launch->adopt = true;
+    log_vm_warning(vm->name, "its shim is gone; another is started for QEMU (pid %d)", (int)vm->qemu_pid);
+    r = spawn(vm->launch, -1);
+    if (r < 0)
+        adoption_failed(vm, strerror(-r));
+}
+
+void launch_start(struct vm *vm)
+{
+    int r = launch_new(vm);
+
+    if (r < 0) {
+        failed(vm, false, "out of memory");
+        return;
+    }
     (void)str_set(&vm->launch_error, NULL);
     vm_set_view(vm, (enum vm_view)STATE_PREPARING, NULL);
     r = plan_request(vm, PLAN_LAUNCH, on_plan, NULL);

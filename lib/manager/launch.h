@@ -6,5 +6,9 @@
 /* Begins; the VM is PRESENCE_GONE. What goes wrong ends in STATE_FAILED with the reason, and in vm_changed(). */
 void launch_start(struct vm *vm);
 
+/* Starts a shim that takes over the QEMU of an orphan (PRESENCE_ORPHAN). In vain: the VM stays an orphan, with the reason, and is looked at again
+ * later. */
+void launch_adopt(struct vm *vm);
+
 /* At the manager's end: hangs up, so that a shim that waits for its go undoes what it did. */
 void launch_cancel(struct vm *vm);

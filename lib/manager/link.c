@@ -320,7 +320,7 @@ void link_timer(struct vm *vm, enum vm_timer use)
     }
 }
 
-/* QEMU runs and its shim doesn't. It is shown and left alone. */
+/* QEMU runs and its shim doesn't: reconciling starts another, if the record says which QEMU that is. */
 static void orphan(struct vm *vm)
 {
     struct manager *m = vm->manager;
@@ -338,8 +338,10 @@ static void orphan(struct vm *vm)
         watch_take(vm, &ref);
         vm_set_view(vm, VIEW_ORPHANED, "QEMU runs as process %d and no shim supervises it", (int)vm->qemu_pid);
     } else {
+        /* A helper of a QEMU that is gone, for one. With a record a shim can end it, and conclude; without one it is left alone. */
         vm_set_view(vm, VIEW_ORPHANED, "a process holds %s, and it isn't the QEMU on record", FILE_VM_LOCK);
-        vm_timer_start(vm, TIMER_LOOK, LOOK_AGAIN_MS);
+        if (r < 0)
+            vm_timer_start(vm, TIMER_LOOK, LOOK_AGAIN_MS);
     }
     wish_adopt(vm, vm->incarnation);
     adopt_settled(vm);

@@ -44,8 +44,7 @@ enum action decide(const struct facts *f)
     case PRESENCE_CHECKING:
         return ACTION_NONE;
     case PRESENCE_ORPHAN:
-        /* A QEMU nobody supervises is left alone: this is where a replacement shim will be started (--adopt). */
-        return ACTION_NONE;
+        return f->adopt_later ? ACTION_NONE : ACTION_ADOPT;
     case PRESENCE_SHIM:
         return decide_supervised(f);
     case PRESENCE_GONE:
@@ -59,6 +58,7 @@ static struct facts facts_of(const struct vm *vm)
     return (struct facts){
         .presence = vm->presence,
         .launching = vm->launch,
+        .adopt_later = vm->timer_use == TIMER_LOOK,
         .wish = vm->wanted.wish,
         .from = vm->wanted.from,
         .deleting = vm->wanted.deleting,
@@ -154,6 +154,9 @@ void reconcile_vm(struct vm *vm)
         break;
     case ACTION_FORGET:
         forget_start(vm);
+        break;
+    case ACTION_ADOPT:
+        launch_adopt(vm);
         break;
     }
 }

@@ -8,12 +8,14 @@ enum action {
     ACTION_LAUNCH,
     ACTION_STOP,
     ACTION_FORGET, /* finish a delete */
+    ACTION_ADOPT,  /* start a shim for a QEMU that has lost its own */
 };
 
 struct facts {
     enum presence presence;
     bool launching;
-    int wish; /* enum vm_wanted */
+    bool adopt_later; /* an adoption was in vain, and the next try has its time */
+    int wish;         /* enum vm_wanted */
     uint64_t from;
     bool deleting;
     bool saved; /* the wish is on disk */

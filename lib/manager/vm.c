@@ -213,3 +213,5 @@ void vm_changed(struct vm *vm)
     waiters_check(vm);
     loop_defer(vm->manager->loop, &vm->settle, settle, vm);
 }
+
+bool vm_is_lost(const struct vm *vm) { return vm->presence == PRESENCE_ORPHAN && !vm->launch && vm->timer_use == TIMER_LOOK; }

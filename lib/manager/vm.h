@@ -86,6 +86,7 @@ struct vm {
     uint8_t timer_use;        /* enum vm_timer */
     uint8_t connects;         /* attempts in vain in a row */
     uint32_t launch_failures; /* how many launches have failed, for those who wait for one */
+    uint8_t adoptions;        /* in vain in a row */
     uint8_t failures;         /* launches and unexplained deaths in a row */
     bool gave_up;             /* no further launch until somebody asks */
     bool from_next;           /* the wish is for the next incarnation, whatever number the records being read will give it */
@@ -120,6 +121,9 @@ json_t *json_text(const char *s);
 
 void vm_timer_start(struct vm *vm, enum vm_timer use, uint64_t ms);
 void vm_timer_stop(struct vm *vm);
+
+/* Whether the VM is an orphan that no shim could take over for now: nothing can be done with it but kill it. */
+bool vm_is_lost(const struct vm *vm);
 
 /* Has waiting calls looked at now and the VM reconciled at the end of this iteration of the loop. */
 void vm_changed(struct vm *vm);

@@ -100,7 +100,7 @@ static bool check_started(struct waiter *w)
         api_unresponsive(take_call(w), vm);
         return true;
     }
-    if (vm->presence == PRESENCE_ORPHAN || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN)) {
+    if (vm_is_lost(vm) || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN)) {
         api_fail(take_call(w), vm->name, enum_to_string(&vm_view_names, vm->view), NULL, "%s: %s", vm->name, vm->reason ? vm->reason : "");
         return true;
     }
@@ -129,7 +129,7 @@ static bool check_stopped(struct waiter *w)
         api_unresponsive(take_call(w), vm);
         return true;
     }
-    if (vm->presence == PRESENCE_ORPHAN && !w->what.killed) {
+    if (vm_is_lost(vm) && !w->what.killed) {
         api_fail(take_call(w), vm->name, "orphaned", NULL, "%s has lost its shim and can't be stopped gently: use kill", vm->name);
         return true;
     }
@@ -180,7 +180,7 @@ static bool check_deleted(struct waiter *w)
         api_unresponsive(take_call(w), vm);
         return true;
     }
-    if (vm->presence == PRESENCE_ORPHAN || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN)) {
+    if (vm_is_lost(vm) || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN)) {
         api_fail(take_call(w), vm->name, enum_to_string(&vm_view_names, vm->view), NULL, "%s: %s; it is deleted once it has ended",
                  vm->name, vm->reason ? vm->reason : "");
         return true;

@@ -73,8 +73,9 @@ static void push_machine(struct argv *a)
     if (str_format(&ram, "/proc/self/fd/%d", PLAN_FD_RAM) < 0)
         a->words.failed = true;
     else
-        argv_push_json(a, "-object", json_pack("{s:s, s:s, s:I, s:s, s:b}", "qom-type", "memory-backend-file", "id", "ram", "size",
-                                               (json_int_t)spec->memory, "mem-path", ram, "share", 1));
+        argv_push_json(a, "-object",
+                       json_pack("{s:s, s:s, s:I, s:s, s:b}", "qom-type", "memory-backend-file", "id", "ram", "size",
+                                 (json_int_t)spec->memory, "mem-path", ram, "share", 1));
 }
 
 static void push_monitor_and_console(struct argv *a)

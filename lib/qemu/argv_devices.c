@@ -75,8 +75,8 @@ static void push_blockdev(struct argv *a, const struct spec_disk *disk, const ch
     json_t *file = has_prefix(path, "/dev/") ? json_pack("{s:s, s:s}", "driver", "host_device", "filename", path)
                                              : json_pack("{s:s, s:s, s:s}", "driver", "file", "filename", path, "locking", "auto");
     file = with(file, "discard", json_string("unmap"));
-    json_t *format = json_pack("{s:s, s:s, s:b, s:s}", "driver", disk_format(disk), "node-name", node, "read-only", disk->readonly,
-                               "discard", "unmap");
+    json_t *format =
+        json_pack("{s:s, s:s, s:b, s:s}", "driver", disk_format(disk), "node-name", node, "read-only", disk->readonly, "discard", "unmap");
     argv_push_json(a, "-blockdev", with(format, "file", file));
 }
 
@@ -150,8 +150,9 @@ static void push_network(struct argv *a, const struct spec_network *net, size_t 
     snprintf(id, sizeof id, "nic%zu", i);
     derive_mac(a->in->spec->name, i, mac);
     if (net->mode == NETWORK_TAP)
-        argv_push_json(a, "-netdev", json_pack("{s:s, s:s, s:s, s:s, s:s}", "type", "tap", "id", netdev_id, "ifname", net->ifname, "script",
-                                               "no", "downscript", "no"));
+        argv_push_json(a, "-netdev",
+                       json_pack("{s:s, s:s, s:s, s:s, s:s}", "type", "tap", "id", netdev_id, "ifname", net->ifname, "script", "no",
+                                 "downscript", "no"));
     else
         argv_push_json(a, "-netdev", user_netdev(net, netdev_id));
     json_t *device = pci_device("virtio-net-pci", id, SLOT_NETWORK + (int)i, 0);
@@ -173,8 +174,9 @@ static void push_agent(struct argv *a)
     strv_push(&a->words, "-chardev");
     strv_pushf(&a->words, "socket,id=agent,fd=%d,server=on,wait=off", PLAN_FD_AGENT);
     argv_push_json(a, "-device", pci_device("virtio-serial-pci", "serial0", SLOT_AGENT, 0));
-    argv_push_json(a, "-device", json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtserialport", "id", "agent0", "bus", "serial0.0",
-                                           "chardev", "agent", "name", "org.qemu.guest_agent.0"));
+    argv_push_json(a, "-device",
+                   json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtserialport", "id", "agent0", "bus", "serial0.0", "chardev",
+                             "agent", "name", "org.qemu.guest_agent.0"));
 }
 
 void argv_push_extras(struct argv *a)
@@ -182,8 +184,9 @@ void argv_push_extras(struct argv *a)
     argv_push_json(a, "-object", json_pack("{s:s, s:s}", "qom-type", "rng-builtin", "id", "entropy"));
     argv_push_json(a, "-device", with(pci_device("virtio-rng-pci", "rng0", SLOT_RNG, 0), "rng", json_string("entropy")));
     if (a->in->spec->vsock.wanted)
-        argv_push_json(a, "-device", with(pci_device("vhost-vsock-pci", "vsock0", SLOT_VSOCK, 0), "guest-cid",
-                                          json_integer((json_int_t)a->in->vsock_cid)));
+        argv_push_json(
+            a, "-device",
+            with(pci_device("vhost-vsock-pci", "vsock0", SLOT_VSOCK, 0), "guest-cid", json_integer((json_int_t)a->in->vsock_cid)));
     if (a->in->spec->agent)
         push_agent(a);
     if (a->family == MACHINE_Q35)

@@ -115,10 +115,13 @@ bool qemu_kvm_usable(const char *cpuinfo, bool device_opens)
 #endif
 }
 
-#define PATHS_FOR(arch)                                                                                                   \
-    {                                                                                                                     \
-        arch, { "/usr/local/bin/qemu-system-" arch, "/usr/bin/qemu-system-" arch, "/bin/qemu-system-" arch,               \
-                "/opt/qemu/bin/qemu-system-" arch, "/usr/libexec/qemu-kvm" }                                              \
+#define PATHS_FOR(arch)                                                                                                                    \
+    {                                                                                                                                      \
+        arch,                                                                                                                              \
+        {                                                                                                                                  \
+            "/usr/local/bin/qemu-system-" arch, "/usr/bin/qemu-system-" arch, "/bin/qemu-system-" arch, "/opt/qemu/bin/qemu-system-" arch, \
+                "/usr/libexec/qemu-kvm"                                                                                                    \
+        }                                                                                                                                  \
     }
 
 static const struct {

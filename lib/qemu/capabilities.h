@@ -6,8 +6,8 @@
 #include "lib/base/err.h"
 
 struct qemu_capabilities {
-    char *version;  /* "7.2.22" */
-    char *machine;  /* versioned default for us: "pc-q35-7.2" on x86_64, "virt-7.2" on aarch64 */
+    char *version; /* "7.2.22" */
+    char *machine; /* versioned default for us: "pc-q35-7.2" on x86_64, "virt-7.2" on aarch64 */
 };
 
 /* From the output of `-version` and `-machine help`. -EINVAL when either isn't QEMU's. */

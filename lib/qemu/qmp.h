@@ -10,11 +10,11 @@ enum qmp_kind { QMP_GREETING, QMP_RETURN, QMP_ERROR, QMP_EVENT };
 
 struct qmp_message {
     enum qmp_kind kind;
-    json_t *json;        /* the whole message; owns what the other members point to */
-    uint64_t id;         /* return, error: ours; 0 when QEMU couldn't tell */
-    const char *name;    /* event's name, error's class */
-    const char *text;    /* error's desc */
-    const json_t *data;  /* return value, event's data, greeting; may be NULL */
+    json_t *json;       /* the whole message; owns what the other members point to */
+    uint64_t id;        /* return, error: ours; 0 when QEMU couldn't tell */
+    const char *name;   /* event's name, error's class */
+    const char *text;   /* error's desc */
+    const json_t *data; /* return value, event's data, greeting; may be NULL */
 };
 
 enum { QMP_LINE_MAX = 4 * 1024 * 1024 }; /* query-qmp-schema is one line of 207 KB in QEMU 7.2 */

@@ -12,11 +12,11 @@
 struct resolve_input {
     const struct spec *spec;
     const struct qemu_capabilities *capabilities;
-    const char *qemu_path;      /* absolute */
-    const char *qemu_img_path;  /* absolute; needed when disks must be made */
+    const char *qemu_path;     /* absolute */
+    const char *qemu_img_path; /* absolute; needed when disks must be made */
     bool kvm_usable;
     const char *run_dir, *state_dir, *log_dir; /* of this VM */
-    uint64_t vsock_cid;         /* allocated; 0: none */
+    uint64_t vsock_cid;                        /* allocated; 0: none */
 };
 
 int plan_resolve(const struct resolve_input *in, struct plan *ret_plan, struct err *err);

@@ -4,17 +4,17 @@
 #include <stdint.h>
 
 enum {
-    CPUS_MAX = 255,            /* APIC ids of a q35 machine without interrupt remapping */
-    DISKS_MAX = 64,            /* PCI slots 0x10 to 0x17 with eight functions each */
-    NETWORKS_MAX = 8,          /* PCI slots 0x04 to 0x0b */
+    CPUS_MAX = 255,   /* APIC ids of a q35 machine without interrupt remapping */
+    DISKS_MAX = 64,   /* PCI slots 0x10 to 0x17 with eight functions each */
+    NETWORKS_MAX = 8, /* PCI slots 0x04 to 0x0b */
     FORWARDS_MAX = 1024,
     PROBES_MAX = 16,
     EXTRA_ARGS_MAX = 1024,
     PROBE_RETRIES_MAX = 1000,
     RESTART_ATTEMPTS_MAX = 1000 * 1000,
     LOG_KEEP_MAX = 1000,
-    VSOCK_CID_MIN = 3,         /* 0 to 2 are the hypervisor, loopback and the host: vsock(7) */
-    IFNAME_LEN_MAX = 15,       /* IFNAMSIZ - 1: netdevice(7) */
+    VSOCK_CID_MIN = 3,   /* 0 to 2 are the hypervisor, loopback and the host: vsock(7) */
+    IFNAME_LEN_MAX = 15, /* IFNAMSIZ - 1: netdevice(7) */
     RESTART_DELAY_MIN_MS = 100,
     PROBE_INTERVAL_MIN_MS = 100,
 };

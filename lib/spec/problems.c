@@ -44,10 +44,7 @@ void problem_add(struct problems *p, const char *fmt, ...)
     problem_report(p, text);
 }
 
-void problem_from_record(void *arg, const struct err *err)
-{
-    problem_report(arg, err->text);
-}
+void problem_from_record(void *arg, const struct err *err) { problem_report(arg, err->text); }
 
 bool problem_under(const struct problems *p, const char *pointer)
 {
@@ -57,7 +54,4 @@ bool problem_under(const struct problems *p, const char *pointer)
     return false;
 }
 
-void problems_done(struct problems *p)
-{
-    strv_clear(&p->paths);
-}
+void problems_done(struct problems *p) { strv_clear(&p->paths); }

@@ -79,7 +79,4 @@ int spec_emit(const struct spec *spec, json_t **ret_json)
     return 0;
 }
 
-void spec_clear(struct spec *spec)
-{
-    record_clear(&spec_type, spec);
-}
+void spec_clear(struct spec *spec) { record_clear(&spec_type, spec); }

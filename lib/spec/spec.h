@@ -8,11 +8,11 @@
 #include "proto/states.h"
 
 struct spec_disk {
-    char *name;     /* a disk of ours: STATE/vms/VM/NAME.qcow2, or NAME.raw */
-    uint64_t size;  /* bytes; for disks of ours */
-    char *path;     /* or somebody's file */
+    char *name;    /* a disk of ours: STATE/vms/VM/NAME.qcow2, or NAME.raw */
+    uint64_t size; /* bytes; for disks of ours */
+    char *path;    /* or somebody's file */
     bool readonly;
-    char *format;   /* "raw" or "qcow2"; NULL: qcow2 for ours, for `path` by its name (".qcow2" or else raw). Never by content:
+    char *format; /* "raw" or "qcow2"; NULL: qcow2 for ours, for `path` by its name (".qcow2" or else raw). Never by content:
                      * a guest can write a qcow2 header into its raw disk, one that names any file of the host */
 };
 
@@ -26,8 +26,8 @@ enum network_mode { NETWORK_USER, NETWORK_TAP };
 extern const struct enum_names network_mode_names;
 
 struct spec_network {
-    int mode; /* enum network_mode */
-    char *mac; /* NULL: stable, derived from VM name and index */
+    int mode;     /* enum network_mode */
+    char *mac;    /* NULL: stable, derived from VM name and index */
     char *ifname; /* tap: an existing device */
     struct spec_forward *forward;
     size_t n_forward;
@@ -38,9 +38,9 @@ extern const struct enum_names accel_mode_names;
 
 struct spec {
     char *name;
-    bool enabled;      /* true */
-    uint64_t cpus;     /* 1 */
-    uint64_t memory;   /* bytes, whole MiB */
+    bool enabled;    /* true */
+    uint64_t cpus;   /* 1 */
+    uint64_t memory; /* bytes, whole MiB */
     int accel;
     struct {
         char *kernel, *initrd, *cmdline; /* direct kernel boot */
@@ -57,7 +57,7 @@ struct spec {
     struct {
         int policy;
         uint64_t delay_ms, max_delay_ms, max_attempts, reset_after_ms;
-    } restart; /* on-failure 1s 1m 5 5m */
+    } restart;                 /* on-failure 1s 1m 5 5m */
     struct plan_probe *health; /* as in the plan */
     size_t n_health;
     bool agent; /* a channel for the QEMU guest agent; a probe of type agent makes it true */

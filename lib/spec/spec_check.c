@@ -2,8 +2,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
 #include <regex.h>
+#include <stdio.h>
 
 #include "lib/base/parse.h"
 #include "lib/base/util.h"

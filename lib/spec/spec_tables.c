@@ -64,7 +64,10 @@ static const struct field network_fields[] = {
     { .key = "mode", .kind = FIELD_ENUM, FIELD_AT(struct spec_network, mode), .names = &network_mode_names },
     { .key = "mac", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_network, mac) },
     { .key = "ifname", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_network, ifname) },
-    { .key = "forward", .kind = FIELD_ARRAY, .flags = FIELD_OMIT_EMPTY, ARRAY_AT(struct spec_network, forward, n_forward),
+    { .key = "forward",
+      .kind = FIELD_ARRAY,
+      .flags = FIELD_OMIT_EMPTY,
+      ARRAY_AT(struct spec_network, forward, n_forward),
       .type = &forward_type },
 };
 static const struct record_type network_type = { "network", sizeof(struct spec_network), NULL, network_fields, ARRAY_LEN(network_fields) };

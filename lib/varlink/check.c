@@ -10,12 +10,12 @@
  * path in an error message is made of. */
 struct frame {
     const json_t *value;
-    uint16_t type;     /* NODE_STRUCT, NODE_MAP or NODE_ARRAY */
-    uint16_t field;    /* struct: the field in hand */
-    const char *key;   /* struct, map: where we are; not NUL-ended in a struct */
+    uint16_t type;   /* NODE_STRUCT, NODE_MAP or NODE_ARRAY */
+    uint16_t field;  /* struct: the field in hand */
+    const char *key; /* struct, map: where we are; not NUL-ended in a struct */
     size_t key_len;
-    void *iter;        /* map */
-    size_t index;      /* array: the next element; struct: members seen */
+    void *iter;   /* map */
+    size_t index; /* array: the next element; struct: members seen */
 };
 
 struct checker {
@@ -193,7 +193,7 @@ static int end_struct(struct checker *c, struct frame *f)
 
     if (c->lenient || f->index == json_object_size(f->value))
         return 0;
-    json_object_foreach((json_t *)(uintptr_t)f->value, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t)f->value, key, value) {
         size_t len = strlen(key);
 
         if (node_find(c->i, c->i->nodes[f->type].child, NODE_FIELD, key, len) != NODE_NONE)
@@ -287,7 +287,8 @@ static int check_struct(const struct varlink_interface *i, uint16_t type, const 
     if (r < 0 && ret_member) {
         const struct frame *top = &c.stack[0];
 
-        snprintf(ret_member, 64, "%.*s", c.depth > 0 && top->key ? (int)top->key_len : 10, c.depth > 0 && top->key ? top->key : "parameters");
+        snprintf(ret_member, 64, "%.*s", c.depth > 0 && top->key ? (int)top->key_len : 10,
+                 c.depth > 0 && top->key ? top->key : "parameters");
     }
     json_decref(empty);
     return r < 0 ? r : 0;

@@ -25,16 +25,13 @@ struct varlink_client {
     char *in; /* what was read and not handed on: in[in_pos … in_len) */
     size_t in_pos, in_len, in_cap, in_scanned;
     char *error;
-    bool more;   /* a stream of replies is open */
-    bool spent;  /* broken, or upgraded: no call can be matched to its reply any more */
+    bool more;      /* a stream of replies is open */
+    bool spent;     /* broken, or upgraded: no call can be matched to its reply any more */
     int send_error; /* told once it is clear that the service said nothing before it went */
 };
 
 /* When a wait ends, in clock_mono_us() time; UINT64_MAX: never. */
-static uint64_t deadline_in(int timeout_ms)
-{
-    return timeout_ms < 0 ? UINT64_MAX : clock_mono_us() + (uint64_t)timeout_ms * 1000;
-}
+static uint64_t deadline_in(int timeout_ms) { return timeout_ms < 0 ? UINT64_MAX : clock_mono_us() + (uint64_t)timeout_ms * 1000; }
 
 static int wait_for(int fd, short events, uint64_t deadline)
 {
@@ -131,7 +128,8 @@ static int send_all(struct varlink_client *c, const char *data, size_t len, uint
     return 0;
 }
 
-static int send_call(struct varlink_client *c, const char *method, json_t *parameters, bool more, bool upgrade, uint64_t deadline, struct err *err)
+static int send_call(struct varlink_client *c, const char *method, json_t *parameters, bool more, bool upgrade, uint64_t deadline,
+                     struct err *err)
 {
     char auto_free *text = NULL;
     size_t len = 0;
@@ -225,7 +223,7 @@ static void describe_error(const struct varlink_message *m, struct err *err)
         err_set(err, EREMOTEIO, m->error, "%s", json_string_value(reason));
         return;
     }
-    json_object_foreach(m->parameters, key, value) {
+    json_object_foreach (m->parameters, key, value) {
         if (!json_is_string(value))
             continue;
         err_set(err, EREMOTEIO, m->error, "%s (%s: %s)", m->error, key, json_string_value(value));
@@ -274,10 +272,7 @@ int varlink_client_call_consume(struct varlink_client *c, const char *method, js
     return r < 0 ? r : receive(c, deadline, ret_parameters, err);
 }
 
-const char *varlink_client_error(const struct varlink_client *c)
-{
-    return c->error ? c->error : "";
-}
+const char *varlink_client_error(const struct varlink_client *c) { return c->error ? c->error : ""; }
 
 int varlink_client_more_consume(struct varlink_client *c, const char *method, json_t *parameters, struct err *err)
 {
@@ -325,10 +320,7 @@ int varlink_client_upgrade_consume(struct varlink_client *c, const char *method,
     return 0;
 }
 
-int varlink_client_fd(const struct varlink_client *c)
-{
-    return c->fd;
-}
+int varlink_client_fd(const struct varlink_client *c) { return c->fd; }
 
 bool varlink_client_pending(const struct varlink_client *c)
 {

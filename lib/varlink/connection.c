@@ -67,8 +67,7 @@ static int refuse_misfit(struct varlink_call *call, const struct err *e)
     json_t auto_json *parameters = json_pack("{s:s}", "reason", e->text);
 
 #ifdef HOLDFAST_FAILPOINTS
-    fprintf(stderr, "%s.%s: reply doesn't fit its description: %s\n", varlink_interface_name(call->interface), call->method->name,
-            e->text);
+    fprintf(stderr, "%s.%s: reply doesn't fit its description: %s\n", varlink_interface_name(call->interface), call->method->name, e->text);
     abort();
 #endif
     if (!call->oneway)
@@ -162,20 +161,11 @@ int varlink_call_continue_consume(struct varlink_call *call, json_t *parameters)
     return r == -EINVAL ? refuse_misfit(call, &e) : r;
 }
 
-size_t varlink_call_queued(const struct varlink_call *call)
-{
-    return call->connection ? stream_queued(call->connection->stream) : 0;
-}
+size_t varlink_call_queued(const struct varlink_call *call) { return call->connection ? stream_queued(call->connection->stream) : 0; }
 
-bool varlink_call_wants_more(const struct varlink_call *call)
-{
-    return call->more;
-}
+bool varlink_call_wants_more(const struct varlink_call *call) { return call->more; }
 
-const struct socket_peer *varlink_call_peer(const struct varlink_call *call)
-{
-    return &call->peer;
-}
+const struct socket_peer *varlink_call_peer(const struct varlink_call *call) { return &call->peer; }
 
 void varlink_call_on_gone(struct varlink_call *call, void (*gone)(void *arg), void *arg)
 {
@@ -396,10 +386,7 @@ static void on_frame(void *arg, char *data, size_t len)
     update_pause(c);
 }
 
-static void on_close(void *arg, int error)
-{
-    connection_free(arg);
-}
+static void on_close(void *arg, int error) { connection_free(arg); }
 
 static void on_drained(void *arg)
 {

@@ -8,9 +8,9 @@
 #include "lib/varlink/service.h"
 
 enum {
-    ACCEPT_PAUSE_S = 1,            /* after EMFILE and the like */
-    ACCEPT_ROUNDS = 32,            /* in one callback */
-    PENDING_MAX = 64 * 1024,       /* bytes of calls waiting for their turn before reading pauses */
+    ACCEPT_PAUSE_S = 1,      /* after EMFILE and the like */
+    ACCEPT_ROUNDS = 32,      /* in one callback */
+    PENDING_MAX = 64 * 1024, /* bytes of calls waiting for their turn before reading pauses */
 };
 
 struct interface_entry {
@@ -51,13 +51,13 @@ struct connection {
     struct pending *pending, **pending_tail;
     size_t pending_bytes;
     struct deferred deferred;
-    ev_timer refusal;   /* how long a refused client may wait before its first call */
+    ev_timer refusal; /* how long a refused client may wait before its first call */
     void (*upgraded)(void *arg, int fd, char *rest, size_t rest_len);
     void *upgraded_arg;
-    bool refused : 1;     /* its uid may not call */
-    bool dispatching : 1; /* a method's run() is on the stack */
+    bool refused : 1;         /* its uid may not call */
+    bool dispatching : 1;     /* a method's run() is on the stack */
     bool upgrade_pending : 1; /* the last of `pending` asks for an upgrade */
-    bool closing : 1;     /* told goodbye: nothing more is read */
+    bool closing : 1;         /* told goodbye: nothing more is read */
 };
 
 /* Takes fd always. The connection puts itself on the service's list. */

@@ -27,15 +27,9 @@ static int fail(const struct parser *p, size_t pos, const char *what, const char
                    name ? "'" : "");
 }
 
-static int fail_here(const struct parser *p, const char *what)
-{
-    return fail(p, p->pos, what, NULL, 0);
-}
+static int fail_here(const struct parser *p, const char *what) { return fail(p, p->pos, what, NULL, 0); }
 
-static char peek(const struct parser *p)
-{
-    return p->pos < p->len ? p->text[p->pos] : '\0';
-}
+static char peek(const struct parser *p) { return p->pos < p->len ? p->text[p->pos] : '\0'; }
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 static bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
@@ -426,20 +420,11 @@ int varlink_interface_parse(const char *text, struct varlink_interface **ret_int
     return 0;
 }
 
-void varlink_interface_free(struct varlink_interface *i)
-{
-    free(i);
-}
+void varlink_interface_free(struct varlink_interface *i) { free(i); }
 
-const char *varlink_interface_name(const struct varlink_interface *i)
-{
-    return (const char *)&i->nodes[i->n];
-}
+const char *varlink_interface_name(const struct varlink_interface *i) { return (const char *)&i->nodes[i->n]; }
 
-const char *varlink_interface_text(const struct varlink_interface *i)
-{
-    return i->text;
-}
+const char *varlink_interface_text(const struct varlink_interface *i) { return i->text; }
 
 uint16_t node_find(const struct varlink_interface *i, uint16_t first, enum node_kind kind, const char *name, size_t len)
 {

@@ -19,7 +19,7 @@ DEFINE_CLEANUP(struct varlink_interface *, varlink_interface, varlink_interface_
 const char *varlink_interface_name(const struct varlink_interface *i); /* NUL-ended */
 const char *varlink_interface_text(const struct varlink_interface *i);
 bool varlink_interface_has_method(const struct varlink_interface *i, const char *method); /* name without the interface */
-bool varlink_interface_has_error(const struct varlink_interface *i, const char *error);    /* full name */
+bool varlink_interface_has_error(const struct varlink_interface *i, const char *error);   /* full name */
 /* Calls `each` with every method name, in order of the text. */
 void varlink_interface_methods(const struct varlink_interface *i, void (*each)(void *arg, const char *method), void *arg);
 

@@ -5,10 +5,7 @@
 
 #include "lib/base/json.h"
 
-static int bad(struct err *err, const char *what)
-{
-    return err_set(err, EINVAL, "bad-message", "malformed message: %s", what);
-}
+static int bad(struct err *err, const char *what) { return err_set(err, EINVAL, "bad-message", "malformed message: %s", what); }
 
 /* true and false; absent and null are false. */
 static int get_flag(const json_t *root, const char *key, bool *ret)
@@ -88,10 +85,7 @@ void varlink_message_clear(struct varlink_message *m)
     *m = (struct varlink_message){ 0 };
 }
 
-static int set_true(json_t *root, const char *key, bool value)
-{
-    return value ? json_object_set_new(root, key, json_true()) : 0;
-}
+static int set_true(json_t *root, const char *key, bool value) { return value ? json_object_set_new(root, key, json_true()) : 0; }
 
 int varlink_message_format_call(const char *interface, const char *method, json_t *parameters, bool more, bool oneway, bool upgrade,
                                 char **ret_text, size_t *ret_len)

@@ -10,12 +10,12 @@
 #include "lib/base/util.h"
 
 struct varlink_message {
-    json_t *root;             /* owns all below */
-    const char *method;       /* calls: never NULL */
-    const char *error;        /* replies: NULL when it is none */
-    json_t *parameters;       /* an object, never NULL */
+    json_t *root;               /* owns all below */
+    const char *method;         /* calls: never NULL */
+    const char *error;          /* replies: NULL when it is none */
+    json_t *parameters;         /* an object, never NULL */
     bool more, oneway, upgrade; /* calls */
-    bool continues;           /* replies */
+    bool continues;             /* replies */
 };
 
 /* Members that aren't known are ignored; parameters that are null count as {}. -EINVAL for what is no message at all. */

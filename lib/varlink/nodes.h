@@ -20,9 +20,9 @@ enum node_kind {
     NODE_FLOAT,
     NODE_STRING,
     NODE_OBJECT,
-    NODE_MAYBE, /* child: the type it may be */
-    NODE_ARRAY, /* child: the elements' type */
-    NODE_MAP,   /* child: the values' type */
+    NODE_MAYBE,  /* child: the type it may be */
+    NODE_ARRAY,  /* child: the elements' type */
+    NODE_MAP,    /* child: the values' type */
     NODE_STRUCT, /* child: first field */
     NODE_ENUM,   /* child: first name */
     NODE_ALIAS,  /* name; child: the NODE_TYPE it names */

@@ -13,7 +13,7 @@
 struct peer_call {
     struct peer_call *next;
     struct varlink_peer *peer;
-    ev_timer timer; /* until the first reply */
+    ev_timer timer;                                          /* until the first reply */
     void (*reply)(void *arg, const struct varlink_reply *r); /* NULL once the call was told of a failure: the rest is skipped */
     void *arg;
     bool more;
@@ -70,10 +70,7 @@ static void end(struct varlink_peer *p, int error)
         p->closed(p->arg, error);
 }
 
-static void on_close(void *arg, int error)
-{
-    end(arg, error);
-}
+static void on_close(void *arg, int error) { end(arg, error); }
 
 static void on_timeout(struct ev_loop *ev, ev_timer *w, int revents)
 {

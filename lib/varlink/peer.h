@@ -10,8 +10,8 @@
 struct varlink_peer;
 
 struct varlink_reply {
-    int failure;             /* 0, or -errno of ours: -ETIMEDOUT, -ECONNRESET, -EPROTO; then the rest is NULL */
-    const char *error;       /* NULL, or the Varlink error's full name */
+    int failure;              /* 0, or -errno of ours: -ETIMEDOUT, -ECONNRESET, -EPROTO; then the rest is NULL */
+    const char *error;        /* NULL, or the Varlink error's full name */
     const json_t *parameters; /* borrowed, checked leniently against the interface, never NULL when failure is 0 */
     bool continues;
 };

@@ -169,7 +169,8 @@ static bool may_call(const struct varlink_service *s, int fd, const struct socke
 static void take_connection(struct varlink_service *s, int fd)
 {
     /* The NUL at its end is the message's. */
-    static const char full[] = "{\"error\":\"io.holdfast.TooManyConnections\",\"parameters\":{\"reason\":\"too many connections, try again later\"}}";
+    static const char full[] =
+        "{\"error\":\"io.holdfast.TooManyConnections\",\"parameters\":{\"reason\":\"too many connections, try again later\"}}";
     struct socket_peer peer;
 
     if (socket_peer(fd, &peer) < 0) {
@@ -222,10 +223,7 @@ int varlink_service_listen_take(struct varlink_service *s, int fd)
     return 0;
 }
 
-size_t varlink_service_connections(const struct varlink_service *s)
-{
-    return s->n_connections;
-}
+size_t varlink_service_connections(const struct varlink_service *s) { return s->n_connections; }
 
 /* ---- life ---- */
 

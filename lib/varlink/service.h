@@ -15,11 +15,11 @@
 #include "lib/varlink/idl.h"
 
 enum {
-    VARLINK_MESSAGE_MAX = 1024 * 1024,     /* one incoming message */
-    VARLINK_QUEUE_MAX = 4 * 1024 * 1024,   /* unsent output per connection; a slower reader is cut off */
-    VARLINK_CONNECTIONS_MAX = 1024,        /* in all */
+    VARLINK_MESSAGE_MAX = 1024 * 1024,   /* one incoming message */
+    VARLINK_QUEUE_MAX = 4 * 1024 * 1024, /* unsent output per connection; a slower reader is cut off */
+    VARLINK_CONNECTIONS_MAX = 1024,      /* in all */
     VARLINK_CONNECTIONS_PER_UID = 256,
-    VARLINK_FRAME_TIMEOUT_MS = 10 * 1000,  /* for a message begun and not finished */
+    VARLINK_FRAME_TIMEOUT_MS = 10 * 1000, /* for a message begun and not finished */
 };
 
 struct varlink_call;
@@ -34,8 +34,8 @@ struct varlink_method {
 };
 
 struct varlink_service_config {
-    const char *vendor, *product, *version, *url; /* GetInfo; must outlive the service */
-    gid_t group;          /* members may call, besides uid 0 and our own uid; (gid_t)-1: nobody else. Others get
+    const char *vendor, *product, *version, *url;  /* GetInfo; must outlive the service */
+    gid_t group;                                   /* members may call, besides uid 0 and our own uid; (gid_t)-1: nobody else. Others get
                            * org.varlink.service.PermissionDenied and are closed */
     unsigned connections_max, connections_per_uid; /* 0: the defaults above */
     uint64_t frame_timeout_ms;                     /* 0: the default above */

@@ -192,7 +192,7 @@ class Adoption(HostTest):
         self.assertTrue(self.host.manager_answers())
         self.stopEverything()
 
-    def test_orphan_is_shown_and_left_alone(self):
+    def test_orphan_that_nobody_can_take_over_is_shown_and_left_alone(self):
         self.host.start_manager()
         self.host.apply(self.host.guest_spec("web"))
         self.host.wait_ticks("web")
@@ -200,9 +200,11 @@ class Adoption(HostTest):
         self.host.kill_manager()
         os.kill(vm["shim_pid"], signal.SIGKILL)
         wait_for(lambda: not alive(vm["shim_pid"]), "the shim to be gone")
+        os.unlink(self.host.path("run", "web", "plan.json"))  # so no other shim can know what it is to do
         self.host.start_manager()
-        after = self.host.vm("web")
-        self.assertEqual((after["state"], after["qemu_pid"]), ("orphaned", vm["qemu_pid"]))
+        after = self.host.wait_state("web", "orphaned")
+        wait_for(lambda: "plan" in self.host.vm("web")["reason"], "the reason")
+        self.assertEqual(after["qemu_pid"], vm["qemu_pid"])
         refused = self.host.vmctl("start", "web", check=False)
         self.assertNotEqual(refused.returncode, 0, "no second QEMU beside the first")
         self.host.wait_ticks("web")

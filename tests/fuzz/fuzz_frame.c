@@ -20,7 +20,7 @@ struct harness {
     struct stream *stream;
     int fd;
     int delimiter;
-    const uint8_t *data; /* what is fed */
+    const uint8_t *data;        /* what is fed */
     size_t size, fed, expected; /* how far on_frame() has followed it */
     size_t in_max;
     uint8_t *echo; /* what came back */

@@ -322,7 +322,8 @@ static int time_to_next(const struct guest *g)
 static void run(struct guest *g)
 {
     for (;;) {
-        struct pollfd fds[2 + BUTTONS_MAX] = { { .fd = g->tty, .events = POLLIN }, { .fd = g->agent_alone ? -1 : g->agent, .events = POLLIN } };
+        struct pollfd fds[2 + BUTTONS_MAX] = { { .fd = g->tty, .events = POLLIN },
+                                               { .fd = g->agent_alone ? -1 : g->agent, .events = POLLIN } };
         g->agent_alone = false;
         for (int i = 0; i < g->n_buttons; i++)
             fds[2 + i] = (struct pollfd){ .fd = g->buttons[i], .events = POLLIN };

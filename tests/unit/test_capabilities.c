@@ -7,19 +7,17 @@
 
 static const char version_text[] = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright (c) 2003-2022 Fabrice "
                                    "Bellard and the QEMU Project developers\n";
-static const char x86_machines[] =
-    "Supported machines are:\n"
-    "microvm              microvm (i386)\n"
-    "pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)\n"
-    "pc-i440fx-7.2        Standard PC (i440FX + PIIX, 1996) (default)\n"
-    "pc-q35-6.2           Standard PC (Q35 + ICH9, 2009)\n"
-    "q35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)\n"
-    "pc-q35-7.2           Standard PC (Q35 + ICH9, 2009)\n";
-static const char arm_machines[] =
-    "Supported machines are:\n"
-    "virt-7.1             QEMU 7.1 ARM Virtual Machine\n"
-    "virt                 QEMU 7.2 ARM Virtual Machine (alias of virt-7.2)\n"
-    "virt-7.2             QEMU 7.2 ARM Virtual Machine\n";
+static const char x86_machines[] = "Supported machines are:\n"
+                                   "microvm              microvm (i386)\n"
+                                   "pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)\n"
+                                   "pc-i440fx-7.2        Standard PC (i440FX + PIIX, 1996) (default)\n"
+                                   "pc-q35-6.2           Standard PC (Q35 + ICH9, 2009)\n"
+                                   "q35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)\n"
+                                   "pc-q35-7.2           Standard PC (Q35 + ICH9, 2009)\n";
+static const char arm_machines[] = "Supported machines are:\n"
+                                   "virt-7.1             QEMU 7.1 ARM Virtual Machine\n"
+                                   "virt                 QEMU 7.2 ARM Virtual Machine (alias of virt-7.2)\n"
+                                   "virt-7.2             QEMU 7.2 ARM Virtual Machine\n";
 
 START_TEST(x86)
 {
@@ -61,8 +59,15 @@ END_TEST
 START_TEST(no_versioned_machine)
 {
     static const char *const texts[] = {
-        NULL, "", "q35", "q35 Standard PC", "pc-q35-7.2 Standard PC\n", "virt   RISC-V VirtIO board\n", "q35x (alias of pc-q35-7.2)\n",
-        "q35 Standard PC\nvirtual (alias of virt-7.2)\n", "q35 Standard PC (alias of )\n",
+        NULL,
+        "",
+        "q35",
+        "q35 Standard PC",
+        "pc-q35-7.2 Standard PC\n",
+        "virt   RISC-V VirtIO board\n",
+        "q35x (alias of pc-q35-7.2)\n",
+        "q35 Standard PC\nvirtual (alias of virt-7.2)\n",
+        "q35 Standard PC (alias of )\n",
     };
 
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {

@@ -47,13 +47,17 @@ static int resolve_for(const char *file, const struct spec *spec, struct plan *r
     struct resolve_input in = {
         .spec = spec,
         .capabilities = &capabilities,
-        .qemu_path = spec->qemu.path ? spec->qemu.path : arm ? "/usr/bin/qemu-system-aarch64" : "/usr/bin/qemu-system-x86_64",
+        .qemu_path = spec->qemu.path ? spec->qemu.path
+                     : arm           ? "/usr/bin/qemu-system-aarch64"
+                                     : "/usr/bin/qemu-system-x86_64",
         .qemu_img_path = "/usr/bin/qemu-img",
         .kvm_usable = has_prefix(file, "kvm-"),
         .run_dir = run,
         .state_dir = state,
         .log_dir = log,
-        .vsock_cid = !spec->vsock.wanted ? 0 : spec->vsock.cid ? spec->vsock.cid : 3,
+        .vsock_cid = !spec->vsock.wanted ? 0
+                     : spec->vsock.cid   ? spec->vsock.cid
+                                         : 3,
     };
     return plan_resolve(&in, ret_plan, err);
 }
@@ -180,16 +184,10 @@ static void replay_folder(const char *folder, const char *suffix, bool good)
     close(dirfd);
 }
 
-START_TEST(good_specs_become_their_plans)
-{
-    replay_folder(GOLDEN_DIR "/good", ".plan.json", true);
-}
+START_TEST(good_specs_become_their_plans) { replay_folder(GOLDEN_DIR "/good", ".plan.json", true); }
 END_TEST
 
-START_TEST(bad_specs_get_their_errors)
-{
-    replay_folder(GOLDEN_DIR "/bad", ".errors", false);
-}
+START_TEST(bad_specs_get_their_errors) { replay_folder(GOLDEN_DIR "/bad", ".errors", false); }
 END_TEST
 
 /* Examples that don't work are worse than none: every JSON block of the man page is a good spec. */

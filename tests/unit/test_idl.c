@@ -8,25 +8,24 @@
 
 #include <check.h>
 
-static const char text[] =
-    "# An interface with everything in it.\n"
-    "interface org.example.all-things\n"
-    "\n"
-    "type Color (red, green, dark_blue)\n"
-    "type Point (x: int, y: ?float)\n"
-    "type Shape (\n"
-    "  # a comment inside\n"
-    "  name: string,\n"
-    "  color: ?Color,\n"
-    "  points: []Point,\n"
-    "  tags: [string]string,\n"
-    "  inner: ?(kind: (a, b), deep: [][]?int)\n"
-    ")\n"
-    "method Draw(shape: Shape, opaque: ?bool, any: ?object) -> (id: int, next: ?Later)\n"
-    "method Empty() -> ()\n"
-    "type Later (shapes: ?[]Shape)\n"
-    "error Bad (reason: string, at: ?Point)\n"
-    "error Nothing ()\n";
+static const char text[] = "# An interface with everything in it.\n"
+                           "interface org.example.all-things\n"
+                           "\n"
+                           "type Color (red, green, dark_blue)\n"
+                           "type Point (x: int, y: ?float)\n"
+                           "type Shape (\n"
+                           "  # a comment inside\n"
+                           "  name: string,\n"
+                           "  color: ?Color,\n"
+                           "  points: []Point,\n"
+                           "  tags: [string]string,\n"
+                           "  inner: ?(kind: (a, b), deep: [][]?int)\n"
+                           ")\n"
+                           "method Draw(shape: Shape, opaque: ?bool, any: ?object) -> (id: int, next: ?Later)\n"
+                           "method Empty() -> ()\n"
+                           "type Later (shapes: ?[]Shape)\n"
+                           "error Bad (reason: string, at: ?Point)\n"
+                           "error Nothing ()\n";
 
 static struct varlink_interface *parse_ok(const char *t)
 {
@@ -145,12 +144,16 @@ static const struct {
     { "{\"shape\":{\"name\":\"n\",\"points\":[],\"tags\":{},\"z\":0}}", "shape.z: unknown member", "shape", true },
     { "{\"shape\":{\"name\":1,\"points\":[],\"tags\":{}}}", "shape.name: expected string, got integer", "shape", false },
     { "{\"shape\":{\"name\":\"n\",\"points\":{},\"tags\":{}}}", "shape.points: expected array, got object", "shape", false },
-    { "{\"shape\":{\"name\":\"n\",\"points\":[{\"x\":1},{\"x\":1.5}],\"tags\":{}}}", "shape.points[1].x: expected integer, got real", "shape", false },
+    { "{\"shape\":{\"name\":\"n\",\"points\":[{\"x\":1},{\"x\":1.5}],\"tags\":{}}}", "shape.points[1].x: expected integer, got real",
+      "shape", false },
     { "{\"shape\":{\"name\":\"n\",\"points\":[{\"y\":1}],\"tags\":{}}}", "shape.points[0].x: missing", "shape", false },
-    { "{\"shape\":{\"name\":\"n\",\"points\":[{\"x\":1,\"y\":\"2\"}],\"tags\":{}}}", "shape.points[0].y: expected number, got string", "shape", false },
+    { "{\"shape\":{\"name\":\"n\",\"points\":[{\"x\":1,\"y\":\"2\"}],\"tags\":{}}}", "shape.points[0].y: expected number, got string",
+      "shape", false },
     { "{\"shape\":{\"name\":\"n\",\"points\":[],\"tags\":{\"k\":1}}}", "shape.tags.k: expected string, got integer", "shape", false },
-    { "{\"shape\":{\"name\":\"n\",\"color\":\"blue\",\"points\":[],\"tags\":{}}}", "shape.color: not one of the enum's names", "shape", false },
-    { "{\"shape\":{\"name\":\"n\",\"color\":7,\"points\":[],\"tags\":{}}}", "shape.color: expected string of an enum, got integer", "shape", false },
+    { "{\"shape\":{\"name\":\"n\",\"color\":\"blue\",\"points\":[],\"tags\":{}}}", "shape.color: not one of the enum's names", "shape",
+      false },
+    { "{\"shape\":{\"name\":\"n\",\"color\":7,\"points\":[],\"tags\":{}}}", "shape.color: expected string of an enum, got integer", "shape",
+      false },
     { "{\"shape\":{\"name\":\"n\",\"points\":[],\"tags\":{},\"inner\":{\"kind\":\"a\",\"deep\":[[1],[true]]}}}",
       "shape.inner.deep[1][0]: expected integer, got bool", "shape", false },
     { "[]", "parameters: expected object, got array", "parameters", false },

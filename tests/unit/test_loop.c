@@ -29,10 +29,7 @@ static void teardown(void)
 static char order[32];
 static size_t order_len;
 
-static void note(void *arg)
-{
-    order[order_len++] = *(const char *)arg;
-}
+static void note(void *arg) { order[order_len++] = *(const char *)arg; }
 
 static void note_and_stop(void *arg)
 {
@@ -65,10 +62,7 @@ static void defer_again(void *arg)
     loop_defer(loop, &again, defer_again, NULL);
 }
 
-static void stop_timer(struct ev_loop *ev, ev_timer *w, int revents)
-{
-    loop_stop(loop, 7);
-}
+static void stop_timer(struct ev_loop *ev, ev_timer *w, int revents) { loop_stop(loop, 7); }
 
 START_TEST(deferring_itself_starves_nobody)
 {
@@ -118,10 +112,7 @@ END_TEST
 
 static int prepared;
 
-static void count_prepare(struct ev_loop *ev, ev_prepare *w, int revents)
-{
-    prepared++;
-}
+static void count_prepare(struct ev_loop *ev, ev_prepare *w, int revents) { prepared++; }
 
 /* After the deferred list has run dry the loop must sleep, not poll. */
 START_TEST(no_spinning_after_deferred)

@@ -6,10 +6,7 @@
 #include "lib/base/util.h"
 #include "lib/qemu/qmp.h"
 
-static int parse(const char *line, struct qmp_message *ret, struct err *err)
-{
-    return qmp_parse(line, strlen(line), ret, err);
-}
+static int parse(const char *line, struct qmp_message *ret, struct err *err) { return qmp_parse(line, strlen(line), ret, err); }
 
 START_TEST(greeting)
 {
@@ -101,8 +98,20 @@ END_TEST
 START_TEST(garbage_is_refused)
 {
     static const char *const lines[] = {
-        "", "{", "[]", "1", "\"QMP\"", "{}", "{\"id\": 1}", "{\"event\": 1}", "{\"error\": \"x\"}", "{\"error\": {\"class\": \"x\"}}",
-        "{\"error\": {\"class\": 1, \"desc\": \"x\"}}", "{\"return\": 1} {\"return\": 2}", "{\"return\": 1, \"return\": 2}", "\xff\xfe",
+        "",
+        "{",
+        "[]",
+        "1",
+        "\"QMP\"",
+        "{}",
+        "{\"id\": 1}",
+        "{\"event\": 1}",
+        "{\"error\": \"x\"}",
+        "{\"error\": {\"class\": \"x\"}}",
+        "{\"error\": {\"class\": 1, \"desc\": \"x\"}}",
+        "{\"return\": 1} {\"return\": 2}",
+        "{\"return\": 1, \"return\": 2}",
+        "\xff\xfe",
     };
 
     for (size_t i = 0; i < ARRAY_LEN(lines); i++) {

@@ -38,6 +38,12 @@ static const struct {
     { "records being read", { .presence = PRESENCE_CHECKING, RUN(1) }, ACTION_NONE },
     { "records being read, to be deleted", { .presence = PRESENCE_CHECKING, STOP, .deleting = true }, ACTION_NONE },
 
+    /* orphaned */
+    { "lost its shim", { .presence = PRESENCE_ORPHAN, RUN(3), AT(3) }, ACTION_ADOPT },
+    { "lost its shim, to be stopped", { .presence = PRESENCE_ORPHAN, STOP, AT(3) }, ACTION_ADOPT },
+    { "lost its shim, being adopted", { .presence = PRESENCE_ORPHAN, RUN(3), AT(3), .launching = true }, ACTION_NONE },
+    { "lost its shim, adopted in vain", { .presence = PRESENCE_ORPHAN, RUN(3), AT(3), .adopt_later = true }, ACTION_NONE },
+
     /* supervised, and as wished */
     { "runs", { SHIM(STATE_RUNNING), RUN(3), AT(3) }, ACTION_NONE },
     { "runs, restarted by its shim", { SHIM(STATE_RUNNING), RUN(3), AT(5) }, ACTION_NONE },
@@ -62,9 +68,6 @@ static const struct {
     /* what is not known is left alone */
     { "doesn't answer", { .presence = PRESENCE_SHIM, STOP, AT(3), .stop_due = true }, ACTION_NONE },
     { "doesn't answer, to be restarted", { .presence = PRESENCE_SHIM, RUN(4), AT(3) }, ACTION_NONE },
-    { "orphan, to run", { .presence = PRESENCE_ORPHAN, RUN(4), AT(3) }, ACTION_NONE },
-    { "orphan, to be stopped", { .presence = PRESENCE_ORPHAN, STOP, AT(3), .stop_due = true }, ACTION_NONE },
-    { "orphan, to be deleted", { .presence = PRESENCE_ORPHAN, STOP, AT(3), .deleting = true }, ACTION_NONE },
 };
 
 START_TEST(decision)

@@ -151,8 +151,7 @@ START_TEST(what_every_plan_has)
     ck_assert_ptr_nonnull(value_of(&plan, "-S", 0));
     ck_assert(has_prefix(value_of(&plan, "-machine", 0), "pc-q35-7.2,memory-backend=ram,"));
     ck_assert_str_eq(value_of(&plan, "-chardev", 0), "socket,id=qmp,fd=3,server=on,wait=off");
-    ck_assert_str_eq(value_of(&plan, "-chardev", 1),
-                     "socket,id=console,fd=4,server=on,wait=off,logfile=/log/v/console.log,logappend=on");
+    ck_assert_str_eq(value_of(&plan, "-chardev", 1), "socket,id=console,fd=4,server=on,wait=off,logfile=/log/v/console.log,logappend=on");
     auto_free char *ram = json_value_of(&plan, "-object", 0, NULL, "mem-path");
     ck_assert_str_eq(ram, "/proc/self/fd/5");
     ck_assert_str_eq(plan.qemu.env[0], "PATH=/usr/sbin:/usr/bin:/sbin:/bin");

@@ -218,15 +218,9 @@ END_TEST
 
 static char folder[] = "/tmp/test_spec.XXXXXX";
 
-static void make_folder(void)
-{
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-}
+static void make_folder(void) { ck_assert_ptr_nonnull(mkdtemp(folder)); }
 
-static void remove_folder(void)
-{
-    dir_remove_tree(AT_FDCWD, folder);
-}
+static void remove_folder(void) { dir_remove_tree(AT_FDCWD, folder); }
 
 static int check_host(const char *boot, const char *rest, struct strv *errors)
 {

@@ -58,10 +58,7 @@ static void on_close(void *arg, int error)
         stream_free(steal_ptr(&f.stream));
 }
 
-static void on_drained(void *arg)
-{
-    f.drained = true;
-}
+static void on_drained(void *arg) { f.drained = true; }
 
 static void start(int delimiter, size_t in_max, size_t out_max, uint64_t timeout_ms)
 {
@@ -103,10 +100,7 @@ static void teardown(void)
     ck_assert_int_eq(count_fds(), fds_before);
 }
 
-static void feed(const char *data, size_t len)
-{
-    ck_assert_int_eq(write(f.fd, data, len), (ssize_t)len);
-}
+static void feed(const char *data, size_t len) { ck_assert_int_eq(write(f.fd, data, len), (ssize_t)len); }
 
 START_TEST(frames_are_cut)
 {
@@ -205,10 +199,7 @@ START_TEST(dripping_times_out)
 }
 END_TEST
 
-static void elapsed(struct ev_loop *ev, ev_timer *w, int revents)
-{
-    w->data = NULL;
-}
+static void elapsed(struct ev_loop *ev, ev_timer *w, int revents) { w->data = NULL; }
 
 START_TEST(whole_frames_do_not_time_out)
 {
@@ -436,10 +427,11 @@ START_TEST(pipes_work_too)
 
     ck_assert_int_eq(pipe2(in, O_CLOEXEC | O_NONBLOCK), 0);
     f.fd = in[0];
-    ck_assert_int_eq(stream_new_take(f.loop, in[1],
-                                     &(struct stream_config){ .delimiter = '\n', .out_max = 100, .on_frame = on_frame, .on_close = on_close, .arg = &f },
-                                     &f.stream),
-                     0);
+    ck_assert_int_eq(
+        stream_new_take(f.loop, in[1],
+                        &(struct stream_config){ .delimiter = '\n', .out_max = 100, .on_frame = on_frame, .on_close = on_close, .arg = &f },
+                        &f.stream),
+        0);
     char buf[8];
     ck_assert_int_eq(stream_send(f.stream, "line", 4), 0);
     ck_assert_int_eq(read(f.fd, buf, sizeof(buf)), 5);

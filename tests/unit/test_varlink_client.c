@@ -14,15 +14,14 @@
 #include "lib/varlink/service.h"
 #include "tests/unit/loop_test.h"
 
-static const char interface_text[] =
-    "interface org.example.test\n"
-    "method Echo(text: string) -> (text: string)\n"
-    "method Large(size: int) -> (text: string)\n"
-    "method Never() -> ()\n"
-    "method Count(to: int) -> (n: int)\n"
-    "method Raw() -> ()\n"
-    "error Sorry (reason: string)\n"
-    "error Plain (name: string)\n";
+static const char interface_text[] = "interface org.example.test\n"
+                                     "method Echo(text: string) -> (text: string)\n"
+                                     "method Large(size: int) -> (text: string)\n"
+                                     "method Never() -> ()\n"
+                                     "method Count(to: int) -> (n: int)\n"
+                                     "method Raw() -> ()\n"
+                                     "error Sorry (reason: string)\n"
+                                     "error Plain (name: string)\n";
 
 static struct fixture {
     char dir[32], path[48];
@@ -57,9 +56,7 @@ static void large(struct varlink_call *call, const json_t *parameters, void *use
     free(text);
 }
 
-static void never(struct varlink_call *call, const json_t *parameters, void *userdata)
-{
-}
+static void never(struct varlink_call *call, const json_t *parameters, void *userdata) {}
 
 static void count(struct varlink_call *call, const json_t *parameters, void *userdata)
 {
@@ -92,8 +89,10 @@ static void raw(struct varlink_call *call, const json_t *parameters, void *userd
 }
 
 static const struct varlink_method methods[] = {
-    { .name = "Echo", .run = echo },   { .name = "Large", .run = large },
-    { .name = "Never", .run = never }, { .name = "Count", .run = count, .more = true },
+    { .name = "Echo", .run = echo },
+    { .name = "Large", .run = large },
+    { .name = "Never", .run = never },
+    { .name = "Count", .run = count, .more = true },
     { .name = "Raw", .run = raw, .upgrade = true },
 };
 
@@ -222,8 +221,9 @@ START_TEST(large_replies)
     for (size_t n = 0; n < ARRAY_LEN(sizes); n++) {
         json_t *p = NULL;
 
-        ck_assert_msg(varlink_client_call_consume(f.client, "org.example.test.Large", json_pack("{s:i}", "size", sizes[n]), 20000, &p, &f.err) == 0,
-                      "%s", f.err.text);
+        ck_assert_msg(
+            varlink_client_call_consume(f.client, "org.example.test.Large", json_pack("{s:i}", "size", sizes[n]), 20000, &p, &f.err) == 0,
+            "%s", f.err.text);
         ck_assert_uint_eq(json_string_length(json_object_get(p, "text")), (size_t)sizes[n]);
         json_decref(p);
     }
@@ -280,7 +280,8 @@ START_TEST(upgrade)
     size_t rest_len = 0, got;
     int fd = -1;
 
-    ck_assert_int_eq(varlink_client_upgrade_consume(f.client, "org.example.test.Echo", json_pack("{s:s}", "text", "x"), 10000, &fd, &rest, &rest_len, &f.err),
+    ck_assert_int_eq(varlink_client_upgrade_consume(f.client, "org.example.test.Echo", json_pack("{s:s}", "text", "x"), 10000, &fd, &rest,
+                                                    &rest_len, &f.err),
                      -EREMOTEIO);
     ck_assert_int_eq(varlink_client_upgrade_consume(f.client, "org.example.test.Raw", NULL, 10000, &fd, &rest, &rest_len, &f.err), 0);
     ck_assert_int_ge(fd, 0);

@@ -9,11 +9,10 @@
 #include "lib/varlink/peer.h"
 #include "tests/unit/loop_test.h"
 
-static const char interface_text[] =
-    "interface org.example.test\n"
-    "method Echo(text: string) -> (text: string)\n"
-    "method Count() -> (n: int)\n"
-    "error Sorry (reason: string)\n";
+static const char interface_text[] = "interface org.example.test\n"
+                                     "method Echo(text: string) -> (text: string)\n"
+                                     "method Count() -> (n: int)\n"
+                                     "error Sorry (reason: string)\n";
 
 /* The peer under test; the test itself is the service on the other end, speaking by hand. */
 static struct fixture {
@@ -240,7 +239,8 @@ START_TEST(bad_parameters_are_not_sent)
     char buf[8];
 
     ck_assert_int_eq(varlink_peer_call_consume(f.peer, "Echo", NULL, 0, 0, on_reply, NULL), -EINVAL);
-    ck_assert_int_eq(varlink_peer_call_consume(f.peer, "Echo", json_pack("{s:s, s:i}", "text", "x", "extra", 1), 0, 0, on_reply, NULL), -EINVAL);
+    ck_assert_int_eq(varlink_peer_call_consume(f.peer, "Echo", json_pack("{s:s, s:i}", "text", "x", "extra", 1), 0, 0, on_reply, NULL),
+                     -EINVAL);
     ck_assert_int_eq(varlink_peer_call_consume(f.peer, "Missing", NULL, 0, 0, on_reply, NULL), -EINVAL);
     ck_assert_int_eq(recv(f.fd, buf, sizeof(buf), 0), -1);
     ck_assert_str_eq(f.told, "");
@@ -311,7 +311,7 @@ START_TEST(idle_peer_is_small)
         ck_assert_int_eq(varlink_peer_call_consume(peers[n], "Count", NULL, VARLINK_MORE, 1000, on_reply, (void *)(uintptr_t) "m"), 0);
     }
     after = mallinfo2().uordblks;
-ck_assert_uint_lt((after - before) / N, 600);
+    ck_assert_uint_lt((after - before) / N, 600);
     for (int n = 0; n < WARM + N; n++) {
         varlink_peer_free(peers[n]);
         fd_close(fds[n]);

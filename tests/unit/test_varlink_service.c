@@ -17,16 +17,15 @@
 #include "lib/varlink/service.h"
 #include "tests/unit/loop_test.h"
 
-static const char interface_text[] =
-    "interface org.example.test\n"
-    "method Echo(text: string, count: ?int) -> (text: string)\n"
-    "method Later() -> (n: int)\n"
-    "method Count(to: int) -> (n: int)\n"
-    "method Flood() -> (text: string)\n"
-    "method Raw() -> (ok: bool)\n"
-    "method Broken(how: string) -> (n: int)\n"
-    "method Whoami() -> (uid: int, pid: int)\n"
-    "error Sorry (name: ?string, reason: string)\n";
+static const char interface_text[] = "interface org.example.test\n"
+                                     "method Echo(text: string, count: ?int) -> (text: string)\n"
+                                     "method Later() -> (n: int)\n"
+                                     "method Count(to: int) -> (n: int)\n"
+                                     "method Flood() -> (text: string)\n"
+                                     "method Raw() -> (ok: bool)\n"
+                                     "method Broken(how: string) -> (n: int)\n"
+                                     "method Whoami() -> (uid: int, pid: int)\n"
+                                     "error Sorry (name: ?string, reason: string)\n";
 
 static struct fixture {
     char dir[32];
@@ -234,10 +233,7 @@ static void expect(int fd, const char *wanted)
     json_decref(got);
 }
 
-static void all_gone(void)
-{
-    run_until(f.loop, varlink_service_connections(f.service) == 0);
-}
+static void all_gone(void) { run_until(f.loop, varlink_service_connections(f.service) == 0); }
 
 static const struct {
     const char *call, *reply;
@@ -249,7 +245,8 @@ static const struct {
       "{\"error\":\"org.varlink.service.InterfaceNotFound\",\"parameters\":{\"interface\":\"no.such\"}}" },
     { "{\"method\":\"org.varlink.service.GetInterfaceDescription\"}",
       "{\"error\":\"org.varlink.service.InvalidParameter\",\"parameters\":{\"parameter\":\"interface\"}}" },
-    { "{\"method\":\"no.such.Method\"}", "{\"error\":\"org.varlink.service.InterfaceNotFound\",\"parameters\":{\"interface\":\"no.such\"}}" },
+    { "{\"method\":\"no.such.Method\"}",
+      "{\"error\":\"org.varlink.service.InterfaceNotFound\",\"parameters\":{\"interface\":\"no.such\"}}" },
     { "{\"method\":\"org.example.test.Nope\"}",
       "{\"error\":\"org.varlink.service.MethodNotFound\",\"parameters\":{\"method\":\"org.example.test.Nope\"}}" },
     { "{\"method\":\"nodots\"}", "{\"error\":\"org.varlink.service.InvalidParameter\",\"parameters\":{\"parameter\":\"method\"}}" },
@@ -297,7 +294,8 @@ START_TEST(describes_itself)
         char call[256];
         json_t *reply;
 
-        snprintf(call, sizeof(call), "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"%s\"}}", names[n]);
+        snprintf(call, sizeof(call), "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"%s\"}}",
+                 names[n]);
         say(fd, call);
         reply = hear(fd);
         ck_assert_int_eq(
@@ -311,8 +309,15 @@ START_TEST(describes_itself)
 END_TEST
 
 static const char *const garbage[] = {
-    "garbage", "{", "[]", "{\"method\":3}", "{\"nomethod\":1}", "", "{\"method\":\"a.b.C\",\"more\":true,\"oneway\":true}",
-    "{\"method\":\"a.b.C\",\"parameters\":[]}", "{\"method\":\"a.b.C\",\"method\":\"a.b.D\"}",
+    "garbage",
+    "{",
+    "[]",
+    "{\"method\":3}",
+    "{\"nomethod\":1}",
+    "",
+    "{\"method\":\"a.b.C\",\"more\":true,\"oneway\":true}",
+    "{\"method\":\"a.b.C\",\"parameters\":[]}",
+    "{\"method\":\"a.b.C\",\"method\":\"a.b.D\"}",
 };
 
 START_TEST(garbage_closes)
@@ -634,10 +639,7 @@ static pid_t call_as(uid_t uid, gid_t gid, const char *wanted, bool closed)
 
 static bool child_exited;
 
-static void on_child_exit(struct pidwatch *w)
-{
-    child_exited = true;
-}
+static void on_child_exit(struct pidwatch *w) { child_exited = true; }
 
 START_TEST(who_may_call)
 {
@@ -676,9 +678,7 @@ START_TEST(who_may_call)
 }
 END_TEST
 
-static void tick(struct ev_loop *ev, ev_timer *w, int revents)
-{
-}
+static void tick(struct ev_loop *ev, ev_timer *w, int revents) {}
 
 START_TEST(accepting_pauses_without_descriptors)
 {
