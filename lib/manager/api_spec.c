@@ -116,7 +116,7 @@ static void take_effect(struct apply *a, struct vm *vm, bool is_new, struct varl
 
     specs_note(vm, a->spec);
     vm->check_due = false;
-    vm->spec_twice = false;
+    free(steal_ptr(&vm->spec_second));
     (void)str_set(&vm->spec_error, NULL);
     reconcile_fresh(vm);
     if (done)
@@ -170,11 +170,12 @@ static void write_done(struct job *job)
 /* False: the call is answered. */
 static bool may_apply(struct manager *m, struct varlink_call *call, const char *name)
 {
-    const struct vm *vm = registry_find(m, name), *owner = specs_file_owner(m, name);
+    struct vm *vm = registry_find(m, name);
+    const struct vm *owner = specs_file_owner(m, name);
 
     if (vm && vm->wanted.deleting)
         api_refuse(call, name, "%s is being deleted", name);
-    else if (vm && vm->spec_twice)
+    else if (vm && specs_is_twice(vm))
         api_refuse(call, name, "%s", vm->spec_error ? vm->spec_error : "its spec is in two files");
     else if (owner && !(vm && vm->spec_file))
         api_refuse(call, name, "%s.json is the spec of %s: rename it first", name, owner->name);
@@ -263,7 +264,7 @@ void api_delete(struct varlink_call *call, const json_t *parameters, void *userd
         api_refuse(call, vm->name, "%s is %s: stop it first, or delete it with force", vm->name, enum_to_string(&vm_view_names, vm->view));
         return;
     }
-    if (vm->spec_twice) {
+    if (specs_is_twice(vm)) {
         api_refuse(call, vm->name, "%s", vm->spec_error ? vm->spec_error : "its spec is in two files");
         return;
     }

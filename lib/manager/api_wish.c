@@ -8,17 +8,18 @@
 #include "lib/manager/link.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
+#include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wait.h"
 #include "lib/manager/wish.h"
 
-static bool may_start(const struct vm *vm, struct varlink_call *call)
+static bool may_start(struct vm *vm, struct varlink_call *call)
 {
     if (vm->wanted.deleting)
         api_refuse(call, vm->name, "%s is being deleted", vm->name);
     else if (vm_is_lost(vm))
         api_refuse(call, vm->name, "%s is orphaned: %s", vm->name, vm->reason ? vm->reason : "no shim supervises it");
-    else if (vm->spec_twice)
+    else if (specs_is_twice(vm))
         api_refuse(call, vm->name, "%s", vm->spec_error ? vm->spec_error : "its spec is in two files");
     else
         return true;

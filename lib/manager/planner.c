@@ -323,7 +323,7 @@ static void check_done(struct plan_request *p)
     struct manager *m = p->vm->manager;
     struct vm *vm = p->vm;
 
-    if (!vm->gone_from_registry && !vm->spec_twice) {
+    if (!vm->gone_from_registry && !vm->spec_second) {
         if (p->r >= 0)
             memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
         if (p->r < 0 && !streq_opt(vm->spec_error, p->err.text))

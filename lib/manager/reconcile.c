@@ -63,7 +63,7 @@ static struct facts facts_of(const struct vm *vm)
         .from = vm->wanted.from,
         .deleting = vm->wanted.deleting,
         .saved = vm->write_done == vm->write_issued && !vm->unsaved,
-        .has_spec = vm->has_spec && !vm->spec_twice,
+        .has_spec = vm->has_spec && !vm->spec_second,
         .unclear = vm->unclear,
         .gave_up = vm->gave_up,
         .incarnation = vm->incarnation,

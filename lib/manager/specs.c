@@ -77,23 +77,45 @@ static void set_error(struct vm *vm, const char *text)
         log_vm_warning(vm->name, "%s", text);
 }
 
+static int note_file(struct vm *vm, const char *file)
+{
+    char buf[VM_PATH_MAX];
+
+    snprintf(buf, sizeof(buf), "%s" SPEC_SUFFIX, vm->name);
+    return str_set(&vm->spec_file, streq(buf, file) ? NULL : file);
+}
+
 /* The same VM in a second file: which of them counts is not for us to guess. */
 static void duplicate(struct vm *vm, const char *file)
 {
     char buf[VM_PATH_MAX];
     auto_free char *text = NULL;
 
-    vm->spec_twice = true;
+    if (str_set(&vm->spec_second, file) < 0)
+        return;
     if (str_format(&text, "its spec is in two files, %s and %s: remove one", specs_file(vm, buf), file) >= 0)
         set_error(vm, text);
 }
 
-static int note_file(struct vm *vm, const char *file)
+bool specs_is_twice(struct vm *vm)
 {
+    const char *second = vm->spec_second;
+    int specs_fd = vm->manager->specs_fd;
     char buf[VM_PATH_MAX];
+    bool first_there, second_there;
 
-    snprintf(buf, sizeof(buf), "%s" SPEC_SUFFIX, vm->name);
-    return streq(buf, file) ? 0 : str_set(&vm->spec_file, file);
+    if (!second)
+        return false;
+    first_there = faccessat(specs_fd, specs_file(vm, buf), F_OK, 0) == 0;
+    second_there = faccessat(specs_fd, second, F_OK, 0) == 0;
+    if (first_there && second_there)
+        return true;
+    /* The operator has removed one, as he was told to: the other is the spec. */
+    if (!first_there && second_there)
+        (void)note_file(vm, second);
+    free(steal_ptr(&vm->spec_second));
+    (void)str_set(&vm->spec_error, NULL);
+    return false;
 }
 
 static int scan_file(struct manager *m, const char *file)

@@ -17,6 +17,9 @@ int specs_read(int specs_fd, const char *file, json_t **ret_json, struct err *er
 /* The name of the VM's file; valid until it changes. */
 const char *specs_file(const struct vm *vm, char buf[VM_PATH_MAX]);
 
+/* Whether two files still claim this VM. When one of them is gone by now, the other is its spec from here on. */
+bool specs_is_twice(struct vm *vm);
+
 /* Which other VM's spec is in the file that a new spec of `name` would be written to, or NULL. */
 const struct vm *specs_file_owner(const struct manager *m, const char *name);
 

@@ -70,6 +70,7 @@ void vm_unref(struct vm *vm)
     free(vm->last_exit);
     wanted_clear(&vm->wanted);
     free(vm->spec_file);
+    free(vm->spec_second);
     free(vm->spec_error);
     free(vm->reason);
     free(vm->launch_error);

@@ -51,7 +51,7 @@ struct vm {
 
     /* The spec. */
     bool has_spec, enabled, check_due;
-    bool spec_twice;      /* in two files: neither counts */
+    char *spec_second;    /* another file that has it too, NULL: none; while both are there neither counts */
     uint8_t policy;       /* enum restart_policy */
     char *spec_file;      /* its name, NULL: NAME.json */
     char *spec_error;     /* what is wrong with it, NULL: nothing */
