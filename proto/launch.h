@@ -36,5 +36,9 @@ enum {
 #define FILE_MANAGER_SOCKET "manager.sock"
 #define FOLDER_VMS "vms"
 
+/* A VM's cgroup is a folder of this name with the VM's behind it, somewhere below the mount of cgroup v2. */
+#define CGROUP_PREFIX "holdfast-vm-"
+#define CGROUP_MOUNT "/sys/fs/cgroup"
+
 /* Largest record any of them may be. */
 enum { RECORD_MAX = 1024 * 1024 };

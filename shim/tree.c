@@ -12,13 +12,12 @@
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/parse.h"
-
-#define CGROUP_PREFIX "holdfast-vm-"
+#include "proto/launch.h"
 
 enum { POLL_MS = 5, PROC_FILE_MAX = 64 * 1024 };
 
 /* Where cgroup v2 is mounted: alone, or beside v1 on a hybrid host. */
-static const char *const mounts[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified" };
+static const char *const mounts[] = { CGROUP_MOUNT, CGROUP_MOUNT "/unified" };
 
 static bool is_expected(const struct tree *t, pid_t pid)
 {
@@ -228,7 +227,7 @@ int tree_take_cgroup(struct tree *t, const char *folder)
     auto_free char *copy = NULL;
 
     /* A record is only a file: nothing but a cgroup of a VM is ever taken, and killed one day. */
-    if (!folder || !has_prefix(folder, mounts[0]) || strstr(folder, "/../") || !strstr(folder, "/" CGROUP_PREFIX))
+    if (!folder || !has_prefix(folder, CGROUP_MOUNT "/") || strstr(folder, "/../") || !strstr(folder, "/" CGROUP_PREFIX))
         return 0;
     if (str_format(&copy, "%s", folder) < 0)
         return -ENOMEM;

@@ -65,6 +65,15 @@ int down_explain(const struct down_facts *f, struct exit_record *ret_exit, bool 
     return 1;
 }
 
+/* The shim that would have removed it is gone, and so is all that was in it: a populated one can't be removed. */
+static void remove_cgroup(const struct records *records)
+{
+    const char *folder = records->has_status ? records->status.cgroup : NULL;
+
+    if (folder && has_prefix(folder, CGROUP_MOUNT "/") && strstr(folder, "/" CGROUP_PREFIX))
+        (void)rmdir(folder);
+}
+
 static void run(struct job *job)
 {
     struct down_job *d = container_of(job, struct down_job, job);
@@ -84,6 +93,7 @@ static void run(struct job *job)
     d->r = records_read(&dirs, d->vm->name, &d->records);
     if (d->r < 0)
         return;
+    remove_cgroup(&d->records);
     r = down_explain(&facts, &d->exit, &d->rebooted);
     d->explained = r > 0;
     /* Nothing new may be launched on an end that was told nowhere, or it would be told twice or never. */

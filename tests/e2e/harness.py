@@ -268,7 +268,19 @@ class Host:
         """Pids of every QEMU that runs for this VM: never more than one."""
         return [pid for pid, line in self.left_behind() if re.search(rf"guest={re.escape(name)}[, ]", line)]
 
+    def cgroups(self):
+        """Folders of cgroups that records of this host's VMs name and that are there."""
+        found = []
+        for folder, _, files in os.walk(self.dirs["run"]):
+            if "status.json" in files:
+                with contextlib.suppress(OSError, ValueError, KeyError), open(os.path.join(folder, "status.json")) as f:
+                    cgroup = json.load(f)["cgroup"]
+                    if os.path.isdir(cgroup):
+                        found.append(cgroup)
+        return found
+
     def destroy(self):
+        cgroups = self.cgroups()
         if self.manager is not None and self.manager.poll() is None:
             self.kill_manager()
         for pid, _ in self.left_behind():
@@ -276,6 +288,9 @@ class Host:
                 os.kill(pid, signal.SIGCONT)
                 os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not self.left_behind(), "every process of the test to be gone", 20)
+        for cgroup in cgroups:
+            with contextlib.suppress(OSError):
+                os.rmdir(cgroup)
         shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -142,6 +142,21 @@ class Replacement(HostTest):
         self.assertOneQemu("web")
         self.stopEverything()
 
+    def test_no_cgroup_is_left(self):
+        self.host.apply(self.host.fake_spec("web", restart={"policy": "never"}))
+        before, cgroups = self.host.vm("web"), self.host.cgroups()
+        if not cgroups:
+            self.skipTest("kernel: no cgroup v2 that can be written")
+        for pid in (before["shim_pid"], before["qemu_pid"]):
+            os.kill(pid, signal.SIGKILL)
+        self.host.wait_state("web", "failed")
+        wait_for(lambda: not os.path.isdir(cgroups[0]), "the cgroup to be gone when both died")
+        self.host.vmctl("start", "web")
+        self.assertEqual(self.host.cgroups(), cgroups)
+        self.host.vmctl("stop", "web", "--force")
+        self.assertFalse(os.path.isdir(cgroups[0]), "and when it was stopped")
+        self.stopEverything()
+
     def test_a_helper_outlives_both_and_is_ended(self):
         """It holds the VM's lock: nothing may start beside it, and nothing may leave it behind."""
         self.host.apply(self.host.fake_spec("web", "double-fork-helper", restart={"policy": "on-failure", "delay": "100ms"}))
