@@ -5,13 +5,19 @@
 #include <sys/wait.h>
 
 #include "lib/base/clock.h"
+#include "lib/base/failpoint.h"
 #include "lib/base/log.h"
 #include "proto/launch.h"
 #include "shim/health.h"
 #include "shim/logs.h"
 #include "shim/vm.h"
 
-enum { LAST_WORDS_MS = 200, DETAIL_LINES = 5 };
+enum {
+    LAST_WORDS_MS = 200,
+    DETAIL_LINES = 5,
+    STATUS_RETRY_MS = 10, /* init reaps an adopted QEMU in its own time, and only then the kernel tells its status … */
+    STATUS_TRIES = 300,   /* … which is worth 3 s; after that it is unknown */
+};
 
 static uint32_t random_bits(void)
 {
@@ -51,6 +57,7 @@ static void conclude(struct vm *vm, struct exit_cause cause, const char *detail)
     verdict = vm->stop.for_health && !vm->stop.asked ? policy_restart(&vm->backoff, random_bits(), &delay_ms)
                                                      : policy_verdict((enum restart_policy)vm->plan.restart.policy, cause, vm->stop.asked,
                                                                       &vm->backoff, random_bits(), &delay_ms);
+    FAILPOINT("shim.before-exit-record");
     record = make_record(vm, cause, detail);
     record.final = verdict != VERDICT_RESTART;
     vm_write_exit(vm, &record);
@@ -72,8 +79,9 @@ static void conclude(struct vm *vm, struct exit_cause cause, const char *detail)
         (void)str_format(&text, "%llu/%llu, next in %.1f s, last: %s%s%s", (unsigned long long)vm->backoff.attempt,
                          (unsigned long long)vm->backoff.max_attempts, (double)delay_ms / 1000.0, words ? words : "ended",
                          detail ? ": " : "", detail ? detail : "");
+        vm->retry_ms = delay_ms;
         if (vm_handle(vm, VM_RETRY, text) >= 0)
-            vm_retry_later(vm, delay_ms);
+            vm_retry_later(vm);
         return;
     }
 }
@@ -90,17 +98,17 @@ void vm_launch_failed(struct vm *vm, const int *wstatus, const char *detail)
     conclude(vm, cause, detail);
 }
 
-/* wait(2) status of a QEMU of ours, or what the kernel still knows of one that isn't our child. */
-static bool qemu_wstatus(struct vm *vm, int *ret_wstatus)
+/* wait(2) status of a QEMU of ours, or what the kernel still knows of one that isn't our child. -EAGAIN: not yet. */
+static int qemu_wstatus(struct vm *vm, int *ret_wstatus)
 {
     siginfo_t info = { 0 };
 
     if (!vm->qemu.child)
-        return pidref_exit_status(&vm->qemu.ref, ret_wstatus) >= 0;
+        return pidref_exit_status(&vm->qemu.ref, ret_wstatus);
     if (waitid(P_PIDFD, (id_t)vm->qemu.ref.fd, &info, WEXITED) < 0)
-        return false;
+        return -errno;
     *ret_wstatus = info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status;
-    return true;
+    return 0;
 }
 
 /* QEMU is gone: what it leaves behind goes with it, and only then is the end concluded, so that no successor meets it. */
@@ -111,12 +119,19 @@ static void qemu_ended(struct vm *vm)
         .stop_asked = vm->stop.asked || vm->stop.for_health,
         .killed_by_us = vm->stop.deadly,
     };
+    int r;
 
     health_rest(vm);
     /* Unreaped, our child's number is still its group's. */
     if (vm->qemu.child)
         (void)kill(-vm->qemu.ref.pid, SIGKILL);
-    ending.status_known = qemu_wstatus(vm, &ending.wstatus);
+    r = qemu_wstatus(vm, &ending.wstatus);
+    if (r == -EAGAIN && vm->qemu.asked_status++ < STATUS_TRIES) {
+        ev_timer_set(&vm->qemu.last_words, STATUS_RETRY_MS / 1000.0, 0.0);
+        ev_timer_start(loop_ev(vm->loop), &vm->qemu.last_words);
+        return;
+    }
+    ending.status_known = r >= 0;
     tree_forget(&vm->tree, vm->qemu.ref.pid);
     vm->qemu.cause = policy_cause(&ending);
     pidref_done(&vm->qemu.ref);
@@ -168,6 +183,7 @@ static void on_qemu_exited(struct pidwatch *w)
 
     pidwatch_stop(w);
     vm->qemu.gone = true;
+    vm->qemu.asked_status = 0;
     ev_timer_set(&vm->qemu.last_words, LAST_WORDS_MS / 1000.0, 0.0);
     ev_timer_start(loop_ev(vm->loop), &vm->qemu.last_words);
     if (!vm->qemu.qmp || vm->qemu.qmp_closed)

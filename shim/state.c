@@ -95,14 +95,17 @@ int vm_would_become(enum vm_state state, enum vm_event event)
 static void set_state(struct vm *vm, enum vm_state next, const char *detail)
 {
     const char *from = enum_to_string(&vm_state_names, vm->state), *to = enum_to_string(&vm_state_names, next);
+    json_t *data = json_pack("{ss ss}", "from", from, "to", to);
 
+    if (next == STATE_BACKOFF && data)
+        (void)json_object_set_new(data, "delay_ms", json_integer((json_int_t)vm->retry_ms));
     vm->state = next;
     vm->since = clock_real_us();
     health_state_changed(vm);
     if (str_set(&vm->detail, detail) < 0)
-        vm->detail = NULL;
+        free(steal_ptr(&vm->detail));
     log_vm_info(vm->plan.name, "%s -> %s%s%s", from, to, detail ? ": " : "", detail ? detail : "");
-    vm_tell(vm, EVENT_STATE, json_pack("{ss ss}", "from", from, "to", to), "%s%s%s", to, detail ? ": " : "", detail ? detail : "");
+    vm_tell(vm, EVENT_STATE, data, "%s%s%s", to, detail ? ": " : "", detail ? detail : "");
 }
 
 int vm_handle(struct vm *vm, enum vm_event event, const char *detail)

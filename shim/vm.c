@@ -187,9 +187,9 @@ static void on_retry(struct ev_loop *ev, ev_timer *w, int revents)
     vm_handle(vm, VM_GO, NULL);
 }
 
-void vm_retry_later(struct vm *vm, uint64_t delay_ms)
+void vm_retry_later(struct vm *vm)
 {
-    ev_timer_init(&vm->retry, on_retry, (double)delay_ms / 1000.0, 0.0);
+    ev_timer_init(&vm->retry, on_retry, (double)vm->retry_ms / 1000.0, 0.0);
     ev_timer_start(loop_ev(vm->loop), &vm->retry);
 }
 

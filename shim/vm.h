@@ -60,6 +60,7 @@ struct vm {
     uint64_t restarts;
     struct backoff backoff;
     ev_timer retry;
+    uint64_t retry_ms;
     struct exit_record last_exit; /* schema 0: none */
 
     struct {
@@ -79,6 +80,7 @@ struct vm {
         bool ran;        /* the guest was let run at least once */
         bool gone;       /* exited, and the last words of its monitor are awaited */
         ev_timer last_words;
+        unsigned asked_status; /* how often the kernel was asked how it ended */
         char *shutdown_reason;
         struct exit_cause cause; /* known once it is gone, concluded when its tree is too */
         uint64_t log_offset;     /* where this launch begins in qemu.log */
@@ -150,7 +152,7 @@ void vm_qemu_watch(struct vm *vm);
 void vm_qemu_lost(struct vm *vm); /* an earlier shim's QEMU was gone before this one came: its end is unknown */
 void vm_tree_emptied(void *arg);
 void vm_finish(struct vm *vm); /* terminal: unlink, tell, leave the loop */
-void vm_retry_later(struct vm *vm, uint64_t delay_ms);
+void vm_retry_later(struct vm *vm); /* after retry_ms */
 void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data);
 
 /* ---- events to watchers, api.c ---- */

@@ -183,13 +183,6 @@ static int ask_exit_code(const struct pidref *ref, int *ret_wstatus)
     return 1;
 }
 
-/* POLLHUP comes when the process is reaped, and needs no asking for. */
-static void wait_reaped(const struct pidref *ref)
-{
-    struct pollfd pollfd = { .fd = ref->fd };
-    poll(&pollfd, 1, PIDREF_REAP_WAIT_MS);
-}
-
 int pidref_exit_status(const struct pidref *ref, int *ret_wstatus)
 {
     int r = pidref_exited(ref);
@@ -201,10 +194,6 @@ int pidref_exit_status(const struct pidref *ref, int *ret_wstatus)
     if (r == 0 || r == -ENODATA) {
         if (zombie_status(ref, ret_wstatus) >= 0)
             return 0;
-    }
-    if (r == 0) {
-        wait_reaped(ref);
-        r = ask_exit_code(ref, ret_wstatus);
     }
     if (r < 0)
         return r;

@@ -34,14 +34,12 @@ int pidref_kill(const struct pidref *ref, int sig);
 /* 1 exited (also when a zombie), 0 still running, by polling the pidfd. */
 int pidref_exited(const struct pidref *ref);
 
-enum { PIDREF_REAP_WAIT_MS = 250 };
 /* The wait(2) status of a process that isn't our child, by PIDFD_GET_INFO (exit codes since Linux 6.15), see ioctl_pidfd(2); needs the
  * pidfd to have been open before the process was reaped. Only after pidref_exited() said 1.
  *
- * The kernel tells once the parent has reaped it, which init does at once: so this waits, at most PIDREF_REAP_WAIT_MS and usually not at
- * all. It never invents a 0:
+ * Doesn't wait, and never invents a 0:
  * -EBUSY    it still runs
- * -EAGAIN   its parent hasn't reaped it yet; ask again once the pidfd polls POLLHUP
+ * -EAGAIN   its parent (init, for most) hasn't reaped it yet: ask again a little later, or once the pidfd polls POLLHUP
  * -ENODATA  the kernel doesn't keep exit codes: unknown */
 int pidref_exit_status(const struct pidref *ref, int *ret_wstatus);
 
