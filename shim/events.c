@@ -45,6 +45,8 @@ const struct event *event_ring_add_consume(struct event_ring *r, enum event_type
         .text = strdup(text),
         .data = data,
     };
+    if (e->text)
+        utf8_clean(e->text);
     return e;
 }
 

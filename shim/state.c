@@ -104,6 +104,8 @@ static void set_state(struct vm *vm, enum vm_state next, const char *detail)
     health_state_changed(vm);
     if (str_set(&vm->detail, detail) < 0)
         free(steal_ptr(&vm->detail));
+    if (vm->detail)
+        utf8_clean(vm->detail);
     log_vm_info(vm->plan.name, "%s -> %s%s%s", from, to, detail ? ": " : "", detail ? detail : "");
     vm_tell(vm, EVENT_STATE, data, "%s%s%s", to, detail ? ": " : "", detail ? detail : "");
 }

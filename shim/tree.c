@@ -155,8 +155,7 @@ void tree_stop(struct tree *t)
 void tree_kill(struct tree *t)
 {
     t->killing = true;
-    if (t->cgroup)
-        (void)cgroup_write(t, "cgroup.kill", "1");
+    (void)tree_kill_cgroup(t);
     check_emptied(t);
 }
 
@@ -191,6 +190,11 @@ static int cgroup_of(const char *pid, char **ret_folder)
     return -ENOENT;
 }
 
+bool tree_kill_cgroup(struct tree *t)
+{
+    return t->cgroup && cgroup_write(t, "cgroup.kill", "1") >= 0;
+}
+
 static int take_folder(struct tree *t, char **folder_take)
 {
     int fd = dir_open(AT_FDCWD, *folder_take);
@@ -218,7 +222,7 @@ int tree_make_cgroup(struct tree *t, const char *name, const char *run_dir)
         return 0;
     r = take_folder(t, &folder);
     if (r >= 0 && cgroup_populated(t))
-        (void)cgroup_write(t, "cgroup.kill", "1");
+        (void)tree_kill_cgroup(t);
     return r;
 }
 

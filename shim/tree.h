@@ -38,6 +38,9 @@ int tree_cgroup_fd(const struct tree *t);
 /* Puts a child that was born elsewhere into the cgroup, before it is let go. */
 int tree_add(struct tree *t, pid_t pid);
 
+/* SIGKILLs all that is in the cgroup, QEMU too. false: there is no cgroup. */
+bool tree_kill_cgroup(struct tree *t);
+
 /* Somebody here waits for this child himself: it is neither reaped nor killed as a stray. */
 void tree_expect(struct tree *t, pid_t pid);
 void tree_forget(struct tree *t, pid_t pid);

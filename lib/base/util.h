@@ -40,6 +40,10 @@ static inline bool has_prefix(const char *s, const char *prefix) { return strncm
 
 /* Replaces *slot by a copy of `s` (NULL allowed). 0 or -ENOMEM, *slot untouched on failure. */
 int str_set(char **slot, const char *s);
+/* Puts '?' in the place of every byte that isn't part of well-formed UTF-8 (RFC 3629): what other programs say, or a buffer cut, may hold such,
+ * and JSON may not. */
+void utf8_clean(char *s);
+
 /* FNV-1a, 64 bit (http://www.isthe.com/chongo/tech/comp/fnv/): tells texts apart, is no protection against an adversary. Begin with
  * HASH_BEGIN; pieces hashed one after the other give the hash of the whole. */
 #define HASH_BEGIN UINT64_C(0xcbf29ce484222325)

@@ -158,10 +158,7 @@ json_t *json_text(const char *s)
     copy = strdup(s);
     if (!copy)
         return NULL;
-    for (char *p = copy; *p; p++) {
-        if ((unsigned char)*p >= 0x80)
-            *p = '?';
-    }
+    utf8_clean(copy);
     return json_string(copy);
 }
 

@@ -90,6 +90,20 @@ class BadInput(HostTest):
         self.host.vmctl("delete", "web", "--force")
         self.assertEqual(self.host.qemus("web"), [])
 
+    def test_qemu_whose_last_words_are_no_utf8(self):
+        os.chmod(self.host.root, 0o755)  # QEMU's user is to execute it
+        path = os.path.join(self.host.root, "latin-qemu")
+        with open(path, "wb") as f:
+            f.write(b'#!/bin/sh\ncase "$*" in *-version|*help) exec ' + program("fake_qemu").encode() + b' "$@";; esac\n'
+                    b"printf 'k\\344se \\377 is out\\n' >&2\nexit 3\n")
+        os.chmod(path, 0o755)
+        done = self.host.apply(self.host.fake_spec("web", qemu={"path": path}, restart={"policy": "never"}), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("k?se ? is out", done.stderr)
+        self.assertEqual(self.host.read_json("state", "web", "last-exit.json")["detail"], "k?se ? is out")
+        self.assertEqual([e["type"] for e in map(json.loads, self.host.vmctl("events", "web", "--json").stdout.splitlines())].count("exit"), 1)
+        self.host.vmctl("delete", "web", "--force")
+
     def test_disk_that_cannot_be_made(self):
         tools = os.path.join(self.host.root, "tools")
         os.mkdir(tools)
