@@ -1,6 +1,7 @@
 #include "proto/plan.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "lib/base/json.h"
 #include "lib/base/parse.h"
@@ -44,10 +45,25 @@ static const struct field probe_fields[] = {
 };
 TYPE(probe_type, "probe", sizeof(struct plan_probe), probe_fields);
 
+static const struct field file_fields[] = {
+    { "fd", FIELD_UINT, FIELD_REQUIRED, .offset = offsetof(struct plan_file, fd), .min = PLAN_FD_CONSOLE_LOG, .max = PLAN_FD_END - 1 },
+    { "kind", FIELD_ENUM, FIELD_REQUIRED, .offset = offsetof(struct plan_file, kind), .names = &file_kind_names },
+    { "path", FIELD_STRING, FIELD_REQUIRED, .offset = offsetof(struct plan_file, path) },
+};
+TYPE(file_type, "file", sizeof(struct plan_file), file_fields);
+
 static const struct field qemu_fields[] = {
-    { "path", FIELD_STRING, FIELD_REQUIRED, IN(qemu, path) },   { "argv", FIELD_STRV, FIELD_REQUIRED, IN(qemu, argv) },
-    { "env", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, env) },     { "user", FIELD_STRING, FIELD_OMIT_EMPTY, IN(qemu, user) },
+    { "path", FIELD_STRING, FIELD_REQUIRED, IN(qemu, path) },
+    { "argv", FIELD_STRV, FIELD_REQUIRED, IN(qemu, argv) },
+    { "env", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, env) },
+    { "user", FIELD_STRING, FIELD_OMIT_EMPTY, IN(qemu, user) },
     { "agent", FIELD_BOOL, FIELD_OMIT_EMPTY, IN(qemu, agent) },
+    { "uid", FIELD_UINT, FIELD_OMIT_EMPTY, IN(qemu, uid), .max = UINT32_MAX - 1 },
+    { "gid", FIELD_UINT, FIELD_OMIT_EMPTY, IN(qemu, gid), .max = UINT32_MAX - 1 },
+    { "groups", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, groups) },
+    { "capabilities", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, capabilities) },
+    { "files", FIELD_ARRAY, FIELD_OMIT_EMPTY, IN(qemu, files), .type = &file_type,
+      .count_offset = offsetof(struct plan, qemu.n_files) - offsetof(struct plan, qemu) },
 };
 TYPE(qemu_type, "qemu", SIZE_OF(qemu), qemu_fields);
 
@@ -122,6 +138,37 @@ static int check_steps(const struct plan *plan, struct err *err)
     return 0;
 }
 
+/* A user that is named but not numbered would be root. */
+static int check_user(const struct plan *plan, struct err *err)
+{
+    uint64_t n = 0;
+    if (plan->qemu.user && (plan->qemu.uid == 0 || plan->qemu.gid == 0))
+        return err_set(err, EINVAL, "bad-record", "/qemu/uid: expected the uid and gid of %s, neither of them 0", plan->qemu.user);
+    for (size_t i = 0; plan->qemu.groups && plan->qemu.groups[i]; i++)
+        if (i == PLAN_GROUPS_MAX || parse_u64(plan->qemu.groups[i], 0, UINT32_MAX - 1, &n) < 0)
+            return err_set(err, EINVAL, "bad-record", "/qemu/groups/%zu: expected at most %d decimal numbers, got \"%s\"", i,
+                           PLAN_GROUPS_MAX, plan->qemu.groups[i]);
+    return 0;
+}
+
+static int check_files(const struct plan *plan, struct err *err)
+{
+    for (size_t i = 0; i < plan->qemu.n_files; i++) {
+        const struct plan_file *file = &plan->qemu.files[i];
+        char place[64];
+
+        snprintf(place, sizeof(place), "/qemu/files/%zu/path", i);
+        int r = file->kind == FILE_TAP ? 0 : check_absolute(place, file->path, err);
+        if (r < 0)
+            return r;
+        for (size_t k = 0; k < i; k++)
+            if (plan->qemu.files[k].fd == file->fd)
+                return err_set(err, EINVAL, "bad-record", "/qemu/files/%zu/fd: %d is also the number of /qemu/files/%zu", i, (int)file->fd,
+                               k);
+    }
+    return 0;
+}
+
 /* What a table can't say. A plan comes from the manager or from our own folder, but a wrong one mustn't lead out of that folder. */
 static int check_plan(const void *record, struct err *err)
 {
@@ -144,6 +191,10 @@ static int check_plan(const void *record, struct err *err)
             return r;
     }
     int r = check_argv("/qemu/argv", plan->qemu.argv, err);
+    if (r >= 0)
+        r = check_user(plan, err);
+    if (r >= 0)
+        r = check_files(plan, err);
     return r < 0 ? r : check_steps(plan, err);
 }
 

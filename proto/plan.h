@@ -16,9 +16,28 @@ enum plan_fd {
     PLAN_FD_RAM = 5,     /* memfd that is the guest's RAM, when ram.shared */
     PLAN_FD_AGENT = 7,   /* listening socket of the guest agent's channel, when qemu.agent: agent.sock */
     PLAN_FD_LOCK = 6,    /* vm.lock, held for as long as QEMU lives */
+    /* What qemu.files names. By kind and index like the PCI slots, so that adding one moves no other. */
+    PLAN_FD_CONSOLE_LOG = 10,
+    PLAN_FD_KERNEL = 11,
+    PLAN_FD_INITRD = 12,
+    PLAN_FD_FIRMWARE = 13,
+    PLAN_FD_VSOCK = 14,
+    PLAN_FD_NETWORK = 16, /* to 23 */
+    PLAN_FD_DISK = 32,    /* to 95 */
+    PLAN_FD_BACKING = 96, /* backing files of all disks, in their order */
+    PLAN_FD_END = 512,
 };
 
+enum { PLAN_GROUPS_MAX = 64 };
+
 enum { PLAN_SCHEMA = 1 };
+
+/* QEMU's user can open next to nothing, so what it works with is opened as root between fork and exec and inherited: just its own files. */
+struct plan_file {
+    uint64_t fd;
+    int kind;   /* enum file_kind */
+    char *path; /* of FILE_TAP: the device's name */
+};
 
 struct plan_step {
     char *what;    /* "create disk data (20G)", for progress and errors */
@@ -58,7 +77,13 @@ struct plan {
         char *path;
         char **argv;
         char **env;
-        char *user; /* NULL: as the shim */
+        /* NULL: as the shim. Numbers, since the shim neither waits for a directory service nor loads its libraries. */
+        char *user;
+        uint64_t uid, gid;
+        char **groups;       /* supplementary ones, as decimal numbers; at most PLAN_GROUPS_MAX */
+        char **capabilities; /* what it keeps, "cap_net_bind_service"; NULL: none */
+        struct plan_file *files;
+        size_t n_files;
         bool agent; /* the guest agent has a channel */
     } qemu;
 

@@ -45,9 +45,15 @@ static const char *const policy_table[] = {
 NAMES(restart_policy_names, "restart policy", policy_table);
 
 static const char *const rung_table[] = {
-    [RUNG_AGENT] = "agent", [RUNG_ACPI] = "acpi", [RUNG_QUIT] = "quit", [RUNG_TERM] = "term", [RUNG_KILL] = "kill",
+    [RUNG_AGENT] = "agent", [RUNG_ACPI] = "acpi", [RUNG_QUIT] = "quit",
+    [RUNG_TERM] = "term",   [RUNG_KILL] = "kill", [RUNG_CGROUP] = "cgroup-kill",
 };
 NAMES(rung_kind_names, "rung of the stop ladder", rung_table);
+
+static const char *const file_table[] = {
+    [FILE_READ] = "read", [FILE_WRITE] = "write", [FILE_APPEND] = "append", [FILE_REOPENED] = "reopened", [FILE_TAP] = "tap",
+};
+NAMES(file_kind_names, "kind of file", file_table);
 
 static const char *const probe_table[] = {
     [PROBE_TCP] = "tcp", [PROBE_HTTP] = "http", [PROBE_AGENT] = "agent",

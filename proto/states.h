@@ -49,7 +49,17 @@ extern const struct enum_names exit_kind_names;
 enum restart_policy { RESTART_NEVER, RESTART_ON_FAILURE, RESTART_ALWAYS };
 extern const struct enum_names restart_policy_names;
 
-enum rung_kind { RUNG_AGENT, RUNG_ACPI, RUNG_QUIT, RUNG_TERM, RUNG_KILL };
+/* How a file of the plan is opened for QEMU before it gives up root. */
+enum file_kind {
+    FILE_READ,     /* for reading only */
+    FILE_WRITE,    /* for reading and writing */
+    FILE_APPEND,   /* made if need be (0640), written at its end, never through a symlink */
+    FILE_REOPENED, /* for reading; QEMU opens it once more as /proc/self/fd/N, so it gets a copy when its user may not read the file */
+    FILE_TAP,      /* the tap device of that name */
+};
+extern const struct enum_names file_kind_names;
+
+enum rung_kind { RUNG_AGENT, RUNG_ACPI, RUNG_QUIT, RUNG_TERM, RUNG_KILL, RUNG_CGROUP };
 extern const struct enum_names rung_kind_names;
 
 enum probe_kind { PROBE_TCP, PROBE_HTTP, PROBE_AGENT, PROBE_QMP, PROBE_EXEC, PROBE_CONSOLE };

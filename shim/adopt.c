@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "lib/base/clock.h"
+#include "lib/base/failpoint.h"
 #include "lib/base/file.h"
 #include "lib/base/json.h"
 #include "lib/base/log.h"
@@ -71,6 +72,7 @@ int vm_adopt(struct vm *vm, struct err *err)
         vm_qemu_lost(vm);
         return 0;
     }
+    FAILPOINT("shim.adopt-after-proof");
     vm_qemu_watch(vm);
     vm_tell(vm, EVENT_SHIM, NULL, "a new shim took QEMU (pid %d) over", (int)vm->qemu.ref.pid);
     r = vm_connect_qmp(vm);

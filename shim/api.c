@@ -306,6 +306,8 @@ static void reset_vm(struct varlink_call *call, const json_t *parameters, void *
 
 static void qmp(struct varlink_call *call, const json_t *parameters, void *userdata)
 {
+    if (json_is_integer(json_object_get(parameters, "incarnation")) && !means_us(userdata, call, parameters))
+        return;
     relay_qmp(userdata, call, json_string_value(json_object_get(parameters, "command")), json_object_get(parameters, "arguments"), true);
 }
 

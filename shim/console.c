@@ -1,22 +1,24 @@
 /* Viewers of the VM's first serial port.
  *
  * A viewer is a cursor in console.log, which QEMU itself writes: so a viewer that stalls loses nothing and stalls nobody, what it sees
- * is what the log has, and the backlog joins what follows by construction. QEMU's console socket is connected only while somebody types
+ * is what the log has, and the backlog joins what follows by construction. A cursor is a position (lib/base/log_reader.h), which a rotation
+ * doesn't change. QEMU's console socket is connected only while somebody types
  * and hung up when QEMU has read all of it: connected, a reader that is slow holds up the guest's serial port, and a QEMU that meets a full
  * socket writes the byte it will try again to its log twice (chardev/char.c, qemu_chr_write_buffer). */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <stdio.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "lib/base/fd.h"
 #include "lib/base/log.h"
+#include "lib/base/log_reader.h"
 #include "lib/base/socket.h"
 #include "lib/loop/stream.h"
 #include "proto/launch.h"
-#include "shim/logs.h"
 #include "shim/vm.h"
 
 enum {
@@ -32,14 +34,14 @@ struct viewer {
     struct vm *vm;
     struct stream *stream;
     struct deferred bury;
-    uint64_t offset; /* in the log */
+    uint64_t position; /* in the log */
 };
 
 struct console {
     struct vm *vm;
     struct viewer *viewers;
-    int log;       /* this boot's console.log, -1: not there yet */
-    ev_io changed; /* inotify(7) on it */
+    struct log_reader log; /* this boot's console.log; fd -1: not there yet */
+    ev_io changed;         /* inotify(7) on it */
     ev_timer batch;
     struct stream *port; /* to QEMU, for input; NULL: not connected */
     ev_timer hang_up;
@@ -56,17 +58,38 @@ static void bury(void *arg) { viewer_free(arg); }
 
 /* ---- output: from the log ---- */
 
+/* The viewer was slower than `keep` rotations, or somebody removed pieces: it is told and goes on with what there is. */
+static ssize_t skip_lost(struct log_reader *log, struct viewer *v, char *chunk)
+{
+    uint64_t start, end, next;
+
+    if (log_reader_range(log, &start, &end) < 0)
+        return -EIO;
+    next = v->position > end ? end : log_reader_next(log, v->position);
+    if (next == v->position)
+        return -EIO;
+    v->position = next;
+    return snprintf(chunk, CHUNK, "\r\n[holdfast: a part of the log is no longer kept]\r\n");
+}
+
 static void viewer_pump(struct viewer *v)
 {
+    struct log_reader *log = &v->vm->console->log;
     auto_free char *chunk = NULL;
     ssize_t n;
 
-    if (v->vm->console->log < 0 || stream_queued(v->stream) > 0 || !(chunk = malloc(CHUNK)))
+    if (log->fd < 0 || stream_queued(v->stream) > 0 || !(chunk = malloc(CHUNK)))
         return;
-    while (stream_queued(v->stream) == 0 && (n = pread(v->vm->console->log, chunk, CHUNK, (off_t)v->offset)) > 0) {
+    while (stream_queued(v->stream) == 0 && (n = log_reader_read(log, v->position, chunk, CHUNK)) != 0) {
+        if (n < 0) {
+            n = skip_lost(log, v, chunk);
+            if (n < 0)
+                return;
+        } else {
+            v->position += (uint64_t)n;
+        }
         if (stream_send(v->stream, chunk, (size_t)n) < 0)
             return;
-        v->offset += (uint64_t)n;
     }
 }
 
@@ -101,18 +124,26 @@ static void close_log(struct console *c)
     ev_io_stop(loop_ev(c->vm->loop), &c->changed);
     ev_timer_stop(loop_ev(c->vm->loop), &c->batch);
     c->changed.fd = fd_close(c->changed.fd);
-    c->log = fd_close(c->log);
+    log_reader_close(&c->log);
 }
 
 static int open_log(struct console *c)
 {
-    auto_fd int log = openat(c->vm->log_fd, FILE_CONSOLE_LOG, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     auto_fd int notify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     auto_free char *path = NULL;
+    int r;
 
-    if (log < 0 || notify < 0 || str_format(&path, "/proc/self/fd/%d", log) < 0 || inotify_add_watch(notify, path, IN_MODIFY) < 0)
+    if (notify < 0)
         return -errno;
-    c->log = steal_fd(&log);
+    r = log_reader_open(&c->log, c->vm->log_fd, FILE_CONSOLE_LOG);
+    if (r == 0 && str_format(&path, "/proc/self/fd/%d", c->log.fd) < 0)
+        r = -ENOMEM;
+    if (r == 0 && inotify_add_watch(notify, path, IN_MODIFY) < 0)
+        r = -errno;
+    if (r < 0) {
+        log_reader_close(&c->log);
+        return r;
+    }
     ev_io_init(&c->changed, on_changed, steal_fd(&notify), EV_READ);
     ev_io_start(loop_ev(c->vm->loop), &c->changed);
     return 0;
@@ -215,7 +246,8 @@ static struct console *console_new(struct vm *vm)
     if (!c)
         return NULL;
     c->vm = vm;
-    c->log = c->changed.fd = -1;
+    c->log = LOG_READER_NONE;
+    c->changed.fd = -1;
     ev_init(&c->batch, on_batch);
     c->batch.repeat = BATCH_MS / 1000.0;
     ev_init(&c->hang_up, on_hang_up);
@@ -227,7 +259,7 @@ void vm_console_attach_take(struct vm *vm, int fd, char *rest, size_t rest_len, 
 {
     auto_free char *typed = rest;
     struct viewer *v = calloc(1, sizeof(*v));
-    uint64_t size = log_file_size(vm->log_fd, FILE_CONSOLE_LOG);
+    uint64_t start = 0, end = 0;
 
     if (!vm->console)
         vm->console = console_new(vm);
@@ -249,12 +281,14 @@ void vm_console_attach_take(struct vm *vm, int fd, char *rest, size_t rest_len, 
     if (backlog > BACKLOG_MAX)
         backlog = BACKLOG_MAX;
     v->vm = vm;
-    v->offset = backlog < size ? size - backlog : 0;
+    if (vm->console->log.fd < 0)
+        (void)open_log(vm->console); /* not there before the first launch: vm_console_begin_boot() tries again */
+    if (vm->console->log.fd >= 0)
+        (void)log_reader_range(&vm->console->log, &start, &end);
+    v->position = backlog < end - start ? end - backlog : start;
     v->next = vm->console->viewers;
     vm->console->viewers = v;
     vm_tell(vm, EVENT_CONSOLE, NULL, "a viewer came to the console");
-    if (vm->console->log < 0)
-        (void)open_log(vm->console); /* not there before the first launch: vm_console_begin_boot() tries again */
     viewer_pump(v);
     if (rest_len > 0)
         on_viewer_input(v, typed, rest_len);
@@ -273,7 +307,7 @@ void vm_console_begin_boot(struct vm *vm)
     if (r < 0)
         log_vm_warning(vm->plan.name, "viewers of the console see nothing: %s: %s", FILE_CONSOLE_LOG, strerror(-r));
     for (struct viewer *v = c->viewers; v; v = v->next)
-        v->offset = 0;
+        v->position = 0;
     pump_all(c);
 }
 

@@ -41,6 +41,8 @@ static struct exit_record make_record(struct vm *vm, struct exit_cause cause, co
 
     if (str_set(&record.name, vm->plan.name) < 0 || str_set(&record.boot_id, vm->boot_id) < 0 || str_set(&record.detail, detail) < 0)
         log_vm_error(vm->plan.name, "out of memory: the exit record lacks its words");
+    if (record.detail)
+        utf8_clean(record.detail);
     return record;
 }
 

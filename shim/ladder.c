@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "lib/base/failpoint.h"
 #include "lib/base/log.h"
 #include "shim/agent_call.h"
 #include "shim/vm.h"
@@ -24,6 +25,7 @@ static void agent_answered(void *arg, const char *why)
 
 static bool rung_agent(struct vm *vm)
 {
+    FAILPOINT("shim.rung-agent");
     agent_call_free(steal_ptr(&vm->stop.agent));
     return vm->qemu.ran && vm->plan.qemu.agent && qmp_send(vm, "cont") &&
            agent_call(vm, "guest-shutdown", agent_answered, vm, &vm->stop.agent) >= 0;
@@ -31,11 +33,16 @@ static bool rung_agent(struct vm *vm)
 
 static bool rung_acpi(struct vm *vm)
 {
+    FAILPOINT("shim.rung-acpi");
     /* A guest that never ran, or stands still, can't hear the button; a paused one is let run for it. */
     return vm->qemu.ran && qmp_send(vm, "cont") && qmp_send(vm, "system_powerdown");
 }
 
-static bool rung_quit(struct vm *vm) { return qmp_send(vm, "quit"); }
+static bool rung_quit(struct vm *vm)
+{
+    FAILPOINT("shim.rung-quit");
+    return qmp_send(vm, "quit");
+}
 
 int vm_signal(struct vm *vm, int sig)
 {
@@ -46,12 +53,14 @@ int vm_signal(struct vm *vm, int sig)
 
 static bool rung_term(struct vm *vm)
 {
+    FAILPOINT("shim.rung-term");
     vm->stop.deadly = true;
     return vm_signal(vm, SIGTERM) >= 0;
 }
 
 static bool rung_kill(struct vm *vm)
 {
+    FAILPOINT("shim.rung-kill");
     vm->stop.deadly = true;
     /* The whole group: helpers that QEMU started die with it. The leader is alive or our zombie, so the group's number is its own. */
     if (vm->qemu.ref.pid != 0 && pidref_exited(&vm->qemu.ref) == 0)
@@ -59,9 +68,18 @@ static bool rung_kill(struct vm *vm)
     return vm_signal(vm, SIGKILL) >= 0;
 }
 
+/* All of the tree at once: a SIGKILL that can't be outrun by forking. */
+static bool rung_cgroup(struct vm *vm)
+{
+    FAILPOINT("shim.rung-cgroup");
+    vm->stop.deadly = true;
+    return tree_kill_cgroup(&vm->tree);
+}
+
 /* false: this rung can't be taken now, the next one is tried at once. */
 static bool (*const rungs[])(struct vm *vm) = {
-    [RUNG_AGENT] = rung_agent, [RUNG_ACPI] = rung_acpi, [RUNG_QUIT] = rung_quit, [RUNG_TERM] = rung_term, [RUNG_KILL] = rung_kill,
+    [RUNG_AGENT] = rung_agent, [RUNG_ACPI] = rung_acpi, [RUNG_QUIT] = rung_quit,
+    [RUNG_TERM] = rung_term,   [RUNG_KILL] = rung_kill, [RUNG_CGROUP] = rung_cgroup,
 };
 
 static uint64_t rung_wait_ms(const struct vm *vm, const struct plan_rung *rung)

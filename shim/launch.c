@@ -17,6 +17,7 @@
 #include "proto/launch.h"
 #include "proto/status.h"
 #include "shim/logs.h"
+#include "shim/privileges.h"
 #include "shim/vm.h"
 
 enum { LISTEN_BACKLOG = 4 };
@@ -83,12 +84,15 @@ static int fork_qemu(struct vm *vm, const struct inheritance *i)
         { i->ram, PLAN_FD_RAM },
         { i->agent, PLAN_FD_AGENT },
     };
+    auto_qemu_privileges struct qemu_privileges privileges = { 0 };
     struct spawn spawn;
     bool move = false;
     size_t n = 0;
     pid_t pid;
-    int r;
+    int r = qemu_privileges_init(&privileges, &vm->plan);
 
+    if (r < 0)
+        return r;
     for (size_t k = 0; k < ARRAY_LEN(fds); k++)
         if (fds[k].source >= 0) /* what the plan has no use for is -1 */
             fds[n++] = fds[k];
@@ -99,8 +103,10 @@ static int fork_qemu(struct vm *vm, const struct inheritance *i)
         .fds = fds,
         .n_fds = n,
         .go_fd = i->go_read,
-        .new_group = true,
+        .new_session = true, /* a SIGSTOPped QEMU outlives us too */
         .cgroup_fd = tree_cgroup_fd(&vm->tree),
+        .prepare = qemu_child_prepare,
+        .prepare_arg = &privileges,
     };
     r = spawn_child(&spawn, &pid);
     if (r < 0 && spawn.cgroup_fd > 0) { /* an older kernel, or a filter that knows no clone3(2): born here, moved then */

@@ -7,9 +7,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/base/failpoint.h"
 #include "lib/base/fd.h"
+#include "lib/base/log_reader.h"
 #include "lib/base/parse.h"
 #include "proto/launch.h"
+#include "shim/log_cut.h"
 
 enum { TAIL_MAX = 4096, TAIL_TEXT_MAX = 400 };
 
@@ -39,12 +42,16 @@ static int earlier_name(char *buf, size_t size, const char *log, uint64_t incarn
     return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
 }
 
-/* Removes the lowest-numbered earlier boot of `log` when there are more than `keep`. 1: one was removed. */
-static int prune_one(int log_fd, const char *log, uint64_t keep)
+/* The earlier boots of a log. */
+struct boots {
+    uint64_t lowest, highest, n;
+};
+
+static int find_boots(int log_fd, const char *log, struct boots *ret)
 {
-    uint64_t lowest = UINT64_MAX, n, count = 0;
-    char name[64];
+    struct boots boots = { .lowest = UINT64_MAX };
     struct dirent *d;
+    uint64_t n;
     DIR *dir;
     int fd = openat(log_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
@@ -57,30 +64,75 @@ static int prune_one(int log_fd, const char *log, uint64_t keep)
     }
     while ((d = readdir(dir))) {
         n = earlier_boot(d->d_name, log);
-        count += n != 0;
-        if (n != 0 && n < lowest)
-            lowest = n;
+        boots.n += n != 0;
+        if (n != 0 && n < boots.lowest)
+            boots.lowest = n;
+        if (n > boots.highest)
+            boots.highest = n;
     }
-    closedir(dir);
-    if (count <= keep || earlier_name(name, sizeof(name), log, lowest) < 0)
-        return 0;
-    return unlinkat(log_fd, name, 0) < 0 ? -errno : 1;
+    (void)closedir(dir);
+    *ret = boots;
+    return 0;
+}
+
+/* Removes the lowest-numbered earlier boot of `log` when there are more than `keep`. 1: one was removed. */
+static int prune_one(int log_fd, const char *log, uint64_t keep)
+{
+    auto_free struct log_piece *pieces = NULL;
+    struct boots boots;
+    char name[64];
+    size_t n;
+    int r = find_boots(log_fd, log, &boots);
+
+    if (r < 0 || boots.n <= keep || earlier_name(name, sizeof(name), log, boots.lowest) < 0)
+        return r;
+    r = log_pieces_list(log_fd, name, &pieces, &n);
+    for (size_t i = 0; r == 0 && i < n; i++)
+        if (unlinkat(log_fd, pieces[i].name, 0) < 0)
+            r = -errno;
+    /* Last, so that a boot of which something is left is found again. */
+    return r < 0 ? r : unlinkat(log_fd, name, 0) < 0 ? -errno : 1;
+}
+
+/* The log first, then its pieces: pieces without a log tell that a crash came between, and the newest boot is the one they are of. */
+static int put_away(int log_fd, const char *log, uint64_t previous)
+{
+    auto_free struct log_piece *pieces = NULL;
+    char name[64], piece[LOG_NAME_MAX + 64];
+    struct boots boots;
+    bool missing;
+    size_t n;
+    int r = earlier_name(name, sizeof(name), log, previous);
+
+    if (r < 0)
+        return r;
+    missing = renameat(log_fd, log, log_fd, name) < 0;
+    if (missing && errno != ENOENT)
+        return -errno;
+    FAILPOINT("shim.log-put-away");
+    r = log_pieces_list(log_fd, log, &pieces, &n);
+    if (r < 0 || n == 0)
+        return r;
+    if (missing && find_boots(log_fd, log, &boots) == 0 && boots.n > 0)
+        r = earlier_name(name, sizeof(name), log, boots.highest);
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        (void)snprintf(piece, sizeof(piece), "%s%s", name, pieces[i].name + strlen(log));
+        if (renameat(log_fd, pieces[i].name, log_fd, piece) < 0)
+            r = -errno;
+    }
+    return r;
 }
 
 int logs_begin_boot(int log_fd, uint64_t previous, uint64_t keep)
 {
-    char name[64];
     int r;
 
     for (size_t i = 0; i < ARRAY_LEN(boot_logs); i++) {
-        r = earlier_name(name, sizeof(name), boot_logs[i], previous);
-        if (r < 0)
-            return r;
-        if (renameat(log_fd, boot_logs[i], log_fd, name) < 0 && errno != ENOENT)
-            return -errno;
-        do
-            r = prune_one(log_fd, boot_logs[i], keep);
-        while (r > 0);
+        r = log_cut_recover(log_fd, boot_logs[i], keep);
+        if (r == 0)
+            r = put_away(log_fd, boot_logs[i], previous);
+        while (r == 0 && (r = prune_one(log_fd, boot_logs[i], keep)) > 0)
+            r = 0;
         if (r < 0)
             return r;
     }
@@ -133,6 +185,8 @@ char *log_file_tail(int log_fd, const char *name, uint64_t offset, size_t lines)
     char text[TAIL_MAX + 1];
     ssize_t n;
 
+    if (size < offset) /* its head was cut off since */
+        offset = 0;
     if (fd < 0 || size <= offset)
         return NULL;
     if (size - offset > TAIL_MAX)

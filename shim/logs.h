@@ -4,8 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Renames console.log and qemu.log of incarnation `previous` away and removes the oldest so that `keep` earlier boots remain. A log
- * that doesn't exist is fine. */
+/* Renames console.log and qemu.log of incarnation `previous` away, each with its pieces (log_cut.h), and removes the oldest so that
+ * `keep` earlier boots remain. A log that doesn't exist is fine. */
 int logs_begin_boot(int log_fd, uint64_t previous, uint64_t keep);
 
 /* Opens (creating, appending, 0640) a log for writing. Returns the fd. */

@@ -18,6 +18,7 @@
 #include "lib/base/spawn.h"
 #include "proto/launch.h"
 #include "shim/logs.h"
+#include "shim/privileges.h"
 #include "shim/vm.h"
 
 static int arg_plan_fd = -1, arg_sync_fd = -1;
@@ -150,6 +151,7 @@ static int say_ready(struct handshake *h)
 
     if (arg_sync_fd < 0)
         return 0;
+    FAILPOINT("shim.before-ready");
     if (fd_write_all(arg_sync_fd, &ready, 1) < 0 || fd_set_nonblock(arg_sync_fd, true) < 0)
         return -EPIPE;
     FAILPOINT("shim.after-ready");
@@ -177,6 +179,8 @@ static int run(void)
     struct err err = ERR_INIT;
     int r = read_plan(&plan, &err);
 
+    if (r >= 0)
+        r = privileges_drop(&plan, &err);
     if (r < 0)
         return fail(&err);
     r = loop_new(&loop);
@@ -187,6 +191,7 @@ static int run(void)
     if (vm_new_take(loop, &plan, arg_adopt, &vm, &err) < 0)
         return fail(&err);
     redirect_log(vm);
+    vm_logs_start(vm);
     if (arg_adopt && vm_adopt(vm, &err) < 0) {
         (void)unlinkat(vm->run_fd, FILE_SHIM_SOCKET, 0);
         return fail(&err);

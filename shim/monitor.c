@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "lib/base/clock.h"
+#include "lib/base/failpoint.h"
 #include "lib/base/log.h"
 #include "shim/vm.h"
 
@@ -14,6 +15,7 @@ static void on_cont(void *arg, const struct qmp_result *r)
         log_vm_error(vm->plan.name, "QEMU refused to let the guest run: %s", r->text);
         return;
     }
+    FAILPOINT("shim.after-cont");
     /* A guest that ran already (extra arguments can do that) sends no RESUME. */
     vm->qemu.ran = true;
     if (vm->state == STATE_LAUNCHING)
@@ -43,6 +45,7 @@ void vm_continue(struct vm *vm)
 {
     int r;
 
+    FAILPOINT("shim.before-cont");
     vm_console_begin_boot(vm);
     if (vm->state == STATE_STOPPING) {
         if (!vm->qemu.child)

@@ -10,6 +10,7 @@
 #include "lib/base/spawn.h"
 #include "proto/launch.h"
 #include "shim/logs.h"
+#include "shim/privileges.h"
 #include "shim/vm.h"
 
 static void next_step(struct vm *vm);
@@ -70,6 +71,7 @@ static int run_step(struct vm *vm, const struct plan_step *step)
             .n_fds = ARRAY_LEN(fds),
             .go_fd = -1,
             .new_group = true,
+            .prepare = helper_child_prepare,
         },
         &pid);
     if (r < 0)
@@ -108,10 +110,7 @@ static void next_step(struct vm *vm)
 
 void vm_prepare(struct vm *vm)
 {
-    int r = logs_begin_boot(vm->log_fd, vm->incarnation - 1, vm->plan.logs.keep);
-
-    if (r < 0)
-        vm_tell(vm, EVENT_SHIM, NULL, "the logs of the previous boot could not be put away: %s", strerror(-r));
+    vm_logs_begin_boot(vm);
     vm->prepare.step = 0;
     vm->qemu.log_offset = log_file_size(vm->log_fd, FILE_QEMU_LOG);
     next_step(vm);

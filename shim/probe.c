@@ -11,12 +11,13 @@
 
 #include "lib/base/clock.h"
 #include "lib/base/fd.h"
+#include "lib/base/log_reader.h"
 #include "lib/base/parse.h"
 #include "lib/base/spawn.h"
 #include "lib/loop/stream.h"
 #include "proto/launch.h"
 #include "shim/agent_call.h"
-#include "shim/logs.h"
+#include "shim/privileges.h"
 #include "shim/vm.h"
 
 enum {
@@ -286,7 +287,16 @@ static int begin_exec(struct probe_attempt *a)
         return r;
     env[0] = path;
     env[1] = name;
-    r = spawn_child(&(struct spawn){ .path = a->probe->argv[0], .argv = a->probe->argv, .env = env, .go_fd = -1, .new_group = true }, &pid);
+    r = spawn_child(
+        &(struct spawn){
+            .path = a->probe->argv[0],
+            .argv = a->probe->argv,
+            .env = env,
+            .go_fd = -1,
+            .new_group = true,
+            .prepare = helper_child_prepare,
+        },
+        &pid);
     if (r < 0)
         return r;
     tree_expect(&a->vm->tree, pid);
@@ -317,22 +327,34 @@ static void end_child(struct probe_attempt *a)
 
 static int begin_console(struct probe_attempt *a)
 {
-    auto_fd int fd = openat(a->vm->log_fd, FILE_CONSOLE_LOG, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    uint64_t size = log_file_size(a->vm->log_fd, FILE_CONSOLE_LOG), from = size > LOG_WINDOW ? size - LOG_WINDOW : 0;
+    struct log_reader log;
+    uint64_t start, end;
+    size_t len = 0;
     auto_free char *text = malloc(LOG_WINDOW + 1);
     regex_t pattern;
-    ssize_t n;
+    ssize_t n = 1;
     bool found;
+    int r = log_reader_open(&log, a->vm->log_fd, FILE_CONSOLE_LOG);
 
-    if (fd < 0)
-        return -errno;
-    if (!text || regcomp(&pattern, a->probe->match, REG_EXTENDED | REG_NOSUB | REG_NEWLINE) != 0)
-        return text ? -EINVAL : -ENOMEM;
-    n = pread(fd, text, LOG_WINDOW, (off_t)from);
-    for (ssize_t i = 0; i < n; i++)
+    if (r == 0)
+        r = log_reader_range(&log, &start, &end);
+    if (r == 0 && !text)
+        r = -ENOMEM;
+    if (r == 0 && regcomp(&pattern, a->probe->match, REG_EXTENDED | REG_NOSUB | REG_NEWLINE) != 0)
+        r = -EINVAL;
+    if (r < 0) {
+        log_reader_close(&log);
+        return r;
+    }
+    if (end - start > LOG_WINDOW)
+        start = end - LOG_WINDOW;
+    for (; len < LOG_WINDOW && (n = log_reader_read(&log, start + len, text + len, LOG_WINDOW - len)) > 0; len += (size_t)n)
+        continue;
+    log_reader_close(&log);
+    for (size_t i = 0; i < len; i++)
         if (text[i] == '\0')
             text[i] = ' ';
-    text[n > 0 ? n : 0] = '\0';
+    text[len] = '\0';
     found = regexec(&pattern, text, 0, NULL, 0) == 0;
     regfree(&pattern);
     return found ? 1 : -ENODATA;

@@ -190,10 +190,7 @@ static int cgroup_of(const char *pid, char **ret_folder)
     return -ENOENT;
 }
 
-bool tree_kill_cgroup(struct tree *t)
-{
-    return t->cgroup && cgroup_write(t, "cgroup.kill", "1") >= 0;
-}
+bool tree_kill_cgroup(struct tree *t) { return t->cgroup && cgroup_write(t, "cgroup.kill", "1") >= 0; }
 
 static int take_folder(struct tree *t, char **folder_take)
 {

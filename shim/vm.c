@@ -171,6 +171,12 @@ void vm_finish(struct vm *vm)
 {
     bool waiting = vm_api_unsent(vm);
 
+    /* Events came behind the exit on record (a stop while waiting to be restarted): the next start goes on from their numbers. */
+    if (vm->last_exit.schema && vm->last_exit.event_seq + 1 < vm->events.next_seq) {
+        vm->last_exit.event_seq = vm->events.next_seq - 1;
+        vm->last_exit.final = true;
+        vm_write_exit(vm, &vm->last_exit);
+    }
     vm->finished = true;
     vm_abandon(vm);
     FAILPOINT("shim.before-leaving");
@@ -211,6 +217,7 @@ void vm_free(struct vm *vm)
     pidref_done(&vm->prepare.child);
     qmp_client_free(vm->qemu.qmp);
     vm_console_clear(vm);
+    vm_logs_clear(vm);
     vm_api_clear(vm);
     event_ring_clear(&vm->events);
     exit_clear(&vm->last_exit);

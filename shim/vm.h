@@ -1,7 +1,7 @@
 /* The one VM a shim supervises. This struct is the shim: each file of this folder is one duty on it.
  *
  *   state.c     the table of states and events, and the only place a state changes
- *   records.c   status, exit record, plan on disk            logs.c    console and QEMU logs of this and earlier boots
+ *   records.c   status, exit record, plan on disk            logs.c    logs of this and earlier boots (rotate.c, log_cut.c)
  *   prepare.c   the plan's steps before a launch             launch.c  QEMU: bind, fork, persist, go; and adoption
  *   monitor.c   what QMP tells                               ladder.c  stopping, rung by rung
  *   exits.c     QEMU's end, its reason, what follows         console.c viewers of the serial port
@@ -28,6 +28,7 @@ struct agent_call;
 struct console;
 struct health;
 struct monitor_call;
+struct rotation;
 
 /* What can happen to a VM. The answer to each in each state is in state.c. */
 enum vm_event {
@@ -100,7 +101,8 @@ struct vm {
     struct event_ring events;
     struct monitor_call *monitors;
     struct console *console;
-    struct health *health; /* NULL: no probes, or the guest hasn't run yet */
+    struct rotation *rotation; /* of the logs; NULL: could not be watched */
+    struct health *health;     /* NULL: no probes, or the guest hasn't run yet */
     struct varlink_interface *interface;
     struct varlink_service *service;
     bool finished; /* the last event was told; what is on disk is final */
@@ -151,7 +153,7 @@ void vm_launch_failed(struct vm *vm, const int *wstatus, const char *detail);
 void vm_qemu_watch(struct vm *vm);
 void vm_qemu_lost(struct vm *vm); /* an earlier shim's QEMU was gone before this one came: its end is unknown */
 void vm_tree_emptied(void *arg);
-void vm_finish(struct vm *vm); /* terminal: unlink, tell, leave the loop */
+void vm_finish(struct vm *vm);      /* terminal: unlink, tell, leave the loop */
 void vm_retry_later(struct vm *vm); /* after retry_ms */
 void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data);
 
@@ -161,6 +163,11 @@ int vm_serve(struct vm *vm, struct err *err);
 void vm_api_event(struct vm *vm);        /* a new event is in the ring: sends it to whoever monitors */
 bool vm_api_unsent(const struct vm *vm); /* somebody hasn't read all of it yet */
 void vm_api_clear(struct vm *vm);
+
+/* ---- rotate.c ---- */
+void vm_logs_start(struct vm *vm);      /* watches and rotates them; failures become events */
+void vm_logs_begin_boot(struct vm *vm); /* puts the previous boot's away, in a folder made anew if need be */
+void vm_logs_clear(struct vm *vm);
 
 /* ---- console.c ---- */
 void vm_console_begin_boot(struct vm *vm); /* a new QEMU has opened its log */

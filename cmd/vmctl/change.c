@@ -203,18 +203,40 @@ char *change_told_state(const struct invocation *in, const char *name, const jso
     return r < 0 ? must(NULL) : line;
 }
 
-char *change_told_fixed(const struct invocation *in, const char *name, const json_t *reply, uint64_t took_ms, void *arg)
+static char *told_fixed(const struct invocation *in, const char *name, const json_t *reply, uint64_t took_ms, void *arg)
 {
     return must(strdup(arg));
 }
 
-json_t *change_stop_parameters(const struct invocation *in)
+enum outcome change_at_once(const struct invocation *in, const char *method, const char *doing, const char *told)
 {
-    json_t *parameters = must_json(json_object());
+    const struct change change = {
+        .method = method,
+        .doing = doing,
+        .timeout_ms = -1,
+        .wait = true,
+        .told = told_fixed,
+        .arg = (void *)(uintptr_t)told,
+    };
+
+    return change_verb(in, &change);
+}
+
+enum outcome change_stopping(const struct invocation *in, const char *method, const char *doing)
+{
+    auto_json json_t *parameters = must_json(json_object());
+    const struct change change = {
+        .method = method,
+        .doing = doing,
+        .parameters = parameters,
+        .timeout_ms = -1,
+        .wait = !in->no_wait,
+        .told = change_told_state,
+    };
 
     if (in->timeout_ms >= 0)
         json_object_set_new(parameters, "timeout_ms", must_json(json_integer(in->timeout_ms)));
     if (in->force)
         json_object_set_new(parameters, "force", json_true());
-    return parameters;
+    return change_verb(in, &change);
 }

@@ -25,8 +25,8 @@ enum outcome change_verb(const struct invocation *in, const struct change *c);
 
 /* "running (0.9 s)", from reply.vm.state, or with --no-wait "asked". A `told` for Start, Stop, Restart, Kill, Wait. */
 char *change_told_state(const struct invocation *in, const char *name, const json_t *reply, uint64_t took_ms, void *arg);
-/* `arg` is the whole line: "paused". */
-char *change_told_fixed(const struct invocation *in, const char *name, const json_t *reply, uint64_t took_ms, void *arg);
 
-/* {"timeout_ms": …, "force": …} as far as they were given. */
-json_t *change_stop_parameters(const struct invocation *in);
+/* Whole verbs. What is done at once: `told` is the line when it went well, "paused". What stops first takes FLAG_FORCE, FLAG_STOP_TIMEOUT and
+ * FLAG_NO_WAIT. */
+enum outcome change_at_once(const struct invocation *in, const char *method, const char *doing, const char *told);
+enum outcome change_stopping(const struct invocation *in, const char *method, const char *doing);

@@ -79,7 +79,7 @@ static enum outcome run(const struct invocation *in)
         r = varlink_client_next(client, -1, &reply, &err);
         more = r == 1;
         if (r >= 0 && !show(in, reply))
-            return OUTCOME_DONE;
+            return output_lost();
         if (r == -EREMOTEIO) {
             complain_call(in, in->n_args == 1 ? in->args[0] : NULL, r, varlink_client_error(client), reply, &err);
             return outcome_of_call(r, varlink_client_error(client));

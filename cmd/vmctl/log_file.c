@@ -6,69 +6,98 @@
 #include <sys/inotify.h>
 #include <sys/stat.h>
 
+#include "cmd/vmctl/output.h"
 #include "lib/base/fd.h"
 
 enum { BLOCK = 64 * 1024 };
 
-int log_file_open(struct log_file *log, int dirfd, const char *name)
+static int open_reader(struct log_file *log)
 {
-    *log = (struct log_file){ .dirfd = dirfd, .name = name, .fd = -1 };
-    log->fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    return log->fd < 0 ? -errno : 0;
+    uint64_t end;
+    int r = log_reader_open(&log->reader, log->dirfd, log->name);
+
+    log->position = 0;
+    return r < 0 ? r : log_reader_range(&log->reader, &log->position, &end);
 }
 
-void log_file_close(struct log_file *log) { log->fd = fd_close(log->fd); }
+int log_file_open(struct log_file *log, int dirfd, const char *name)
+{
+    *log = (struct log_file){ .dirfd = dirfd, .name = name };
+    return open_reader(log);
+}
+
+void log_file_close(struct log_file *log) { log_reader_close(&log->reader); }
+
+/* All of [from, from + len), which is there. */
+static int read_all(struct log_file *log, uint64_t from, char *block, size_t len)
+{
+    for (size_t done = 0; done < len;) {
+        ssize_t n = log_reader_read(&log->reader, from + done, block + done, len - done);
+        if (n <= 0)
+            return n < 0 ? (int)n : -EIO;
+        done += (size_t)n;
+    }
+    return 0;
+}
 
 int log_file_seek_lines(struct log_file *log, uint64_t lines)
 {
-    char block[4096];
-    struct stat st;
+    char block[16 * 1024];
+    uint64_t start, end, seen = 0;
 
-    if (fstat(log->fd, &st) < 0)
-        return -errno;
-    off_t pos = st.st_size;
-    uint64_t seen = 0;
-    while (pos > 0 && lines > 0) {
-        off_t from = pos > (off_t)sizeof(block) ? pos - (off_t)sizeof(block) : 0;
-        ssize_t n = pread(log->fd, block, (size_t)(pos - from), from);
-        if (n < 0)
-            return -errno;
-        for (ssize_t i = n; i > 0; i--) {
-            /* The newline that ends the file begins no line. */
-            if (block[i - 1] == '\n' && from + i != st.st_size && ++seen == lines) {
-                log->offset = from + i;
+    int r = log_reader_range(&log->reader, &start, &end);
+    if (r < 0)
+        return r;
+    for (uint64_t pos = end; pos > start && lines > 0;) {
+        uint64_t from = pos - start > sizeof(block) ? pos - sizeof(block) : start;
+        r = read_all(log, from, block, (size_t)(pos - from));
+        if (r == -ERANGE) /* the oldest piece was removed meanwhile */
+            break;
+        if (r < 0)
+            return r;
+        for (uint64_t i = pos - from; i > 0; i--) {
+            /* The newline that ends the log begins no line. */
+            if (block[i - 1] == '\n' && from + i != end && ++seen == lines) {
+                log->position = from + i;
                 return 0;
             }
         }
         pos = from;
     }
-    log->offset = lines ? 0 : st.st_size;
+    log->position = lines ? start : end;
+    return 0;
+}
+
+static int skip_lost(struct log_file *log)
+{
+    uint64_t start, end;
+
+    int r = log_reader_range(&log->reader, &start, &end);
+    if (r < 0)
+        return r;
+    uint64_t next = log->position > end ? end : log_reader_next(&log->reader, log->position);
+    if (next == log->position)
+        return -EIO;
+    complain("%s: a part is missing here: it was rotated away faster than it was read, or removed", log->name);
+    log->position = next;
     return 0;
 }
 
 static int copy_rest(struct log_file *log, int out_fd)
 {
     char block[BLOCK];
-    struct stat st;
 
-    if (log->fd < 0)
-        return 0;
-    /* Shorter than what we have read: begun anew in place. */
-    if (fstat(log->fd, &st) == 0 && st.st_size < log->offset)
-        log->offset = 0;
-    for (;;) {
-        ssize_t n = pread(log->fd, block, sizeof(block), log->offset);
-        if (n < 0 && errno != EINTR)
-            return -errno;
+    while (log->reader.fd >= 0) {
+        ssize_t n = log_reader_read(&log->reader, log->position, block, sizeof(block));
         if (n == 0)
-            return 0;
-        if (n > 0) {
-            int r = fd_write_all(out_fd, block, (size_t)n);
-            if (r < 0)
-                return r;
-            log->offset += n;
-        }
+            break;
+        int r = n > 0 ? fd_write_all(out_fd, block, (size_t)n) : n == -ERANGE || n == -EIO ? skip_lost(log) : (int)n;
+        if (r < 0)
+            return r;
+        if (n > 0)
+            log->position += (uint64_t)n;
     }
+    return 0;
 }
 
 int log_file_copy(struct log_file *log, int out_fd)
@@ -80,16 +109,15 @@ int log_file_copy(struct log_file *log, int out_fd)
         return r;
     if (fstatat(log->dirfd, log->name, &named, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(named.st_mode))
         return 0;
-    if (log->fd >= 0 && fstat(log->fd, &open) == 0 && open.st_ino == named.st_ino && open.st_dev == named.st_dev)
+    if (log->reader.fd >= 0 && fstat(log->reader.fd, &open) == 0 && open.st_ino == named.st_ino && open.st_dev == named.st_dev)
         return 0;
     /* Another file has the name now. What was still written to the old one between our last read and its renaming comes first. */
     r = copy_rest(log, out_fd);
     if (r < 0)
         return r;
     log_file_close(log);
-    log->offset = 0;
-    log->fd = openat(log->dirfd, log->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    return log->fd < 0 ? 0 : copy_rest(log, out_fd);
+    r = open_reader(log);
+    return r < 0 ? 0 : copy_rest(log, out_fd);
 }
 
 /* What happened is seen in the folder itself; the events only wake us. */

@@ -1,17 +1,19 @@
-/* A log file that may be renamed, truncated or made anew while it is read. */
+/* A log that may be rotated, put away, removed or made anew while it is read. */
 #pragma once
 
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "lib/base/log_reader.h"
+
 struct log_file {
     int dirfd;        /* borrowed */
     const char *name; /* borrowed */
-    int fd;           /* -1: not there (yet) */
-    off_t offset;     /* read so far */
+    struct log_reader reader;
+    uint64_t position; /* read so far */
 };
 
-/* Opens `name` in the folder; -ENOENT when it isn't there. */
+/* Opens `name` in the folder, at its oldest line that is kept; -ENOENT when it isn't there. */
 int log_file_open(struct log_file *log, int dirfd, const char *name);
 void log_file_close(struct log_file *log);
 

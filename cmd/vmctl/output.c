@@ -88,15 +88,18 @@ bool put_line(const char *line)
     return fflush(stdout) == 0;
 }
 
-enum outcome finish_output(void)
+enum outcome output_lost(void)
 {
-    errno = 0;
-    bool lost = fflush(stdout) != 0 || ferror(stdout);
-
-    if (!lost || errno == EPIPE || errno == 0)
+    if (errno == EPIPE || errno == 0)
         return OUTCOME_DONE;
     complain("standard output: %s", strerror(errno));
     return OUTCOME_FAILED;
+}
+
+enum outcome finish_output(void)
+{
+    errno = 0;
+    return fflush(stdout) == 0 && !ferror(stdout) ? OUTCOME_DONE : output_lost();
 }
 
 bool color_wanted(const struct invocation *in, int fd)

@@ -25,6 +25,9 @@ bool put_json_line(const json_t *json);
 /* A line of text, out at once, control characters made harmless. */
 bool put_line(const char *line);
 
+/* What it means that put_line() or put_json_line() has just failed: OUTCOME_DONE when the reader has gone, else OUTCOME_FAILED with a
+ * message. */
+enum outcome output_lost(void);
 /* Pushes stdout out and finds out what became of it: OUTCOME_DONE also when the reader has gone (a pager was closed), OUTCOME_FAILED with a
  * message when what was printed got lost. */
 enum outcome finish_output(void);

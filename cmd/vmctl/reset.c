@@ -1,20 +1,7 @@
 #include "cmd/vmctl/change.h"
 #include "cmd/vmctl/verbs.h"
 
-static enum outcome run(const struct invocation *in)
-{
-    static char told[] = "reset";
-    const struct change change = {
-        .method = "Reset",
-        .doing = "resetting",
-        .timeout_ms = -1,
-        .wait = true,
-        .told = change_told_fixed,
-        .arg = told,
-    };
-
-    return change_verb(in, &change);
-}
+static enum outcome run(const struct invocation *in) { return change_at_once(in, "Reset", "resetting", "reset"); }
 
 static const struct flag flags[] = { FLAG_ALL, FLAGS_END };
 

@@ -1,20 +1,7 @@
 #include "cmd/vmctl/change.h"
 #include "cmd/vmctl/verbs.h"
 
-static enum outcome run(const struct invocation *in)
-{
-    static char told[] = "running";
-    const struct change change = {
-        .method = "Resume",
-        .doing = "resuming",
-        .timeout_ms = -1,
-        .wait = true,
-        .told = change_told_fixed,
-        .arg = told,
-    };
-
-    return change_verb(in, &change);
-}
+static enum outcome run(const struct invocation *in) { return change_at_once(in, "Resume", "resuming", "running"); }
 
 static const struct flag flags[] = { FLAG_ALL, FLAGS_END };
 

@@ -20,7 +20,7 @@ static enum outcome call_stream(const struct invocation *in, struct varlink_clie
         if (r < 0)
             return shim_complain(in->args[0], client, r, reply, &err);
         if (!put_json_line(reply))
-            return OUTCOME_DONE;
+            return output_lost();
     }
     return r < 0 ? shim_complain(in->args[0], client, r, NULL, &err) : OUTCOME_DONE;
 }

@@ -63,7 +63,7 @@ static enum outcome stream(const struct invocation *in, struct varlink_client *c
         if (r < 0)
             return shim_complain(in->args[0], client, r, reply, &err);
         if (!show(in, reply))
-            return OUTCOME_DONE;
+            return output_lost();
         /* The first reply says how far the events go. */
         if (last < 0)
             last = member_int(json_object_get(reply, "status"), "event_seq");

@@ -1,30 +1,9 @@
 #include "cmd/vmctl/change.h"
 #include "cmd/vmctl/verbs.h"
-#include "lib/base/json.h"
 
-static enum outcome run(const struct invocation *in)
-{
-    auto_json json_t *parameters = change_stop_parameters(in);
-    const struct change change = {
-        .method = "Stop",
-        .doing = "stopping",
-        .parameters = parameters,
-        .timeout_ms = -1,
-        .wait = !in->no_wait,
-        .told = change_told_state,
-    };
+static enum outcome run(const struct invocation *in) { return change_stopping(in, "Stop", "stopping"); }
 
-    return change_verb(in, &change);
-}
-
-static const struct flag flags[] = {
-    FLAG_ALL,
-    { "force", 0, FLAG_SET, NULL, "don't ask the guest, begin at SIGTERM", offsetof(struct invocation, force), NULL },
-    { "timeout", 't', FLAG_DURATION, "DURATION", "how long the guest may take before force is used",
-      offsetof(struct invocation, timeout_ms), NULL },
-    FLAG_NO_WAIT,
-    FLAGS_END,
-};
+static const struct flag flags[] = { FLAG_ALL, FLAG_FORCE, FLAG_STOP_TIMEOUT, FLAG_NO_WAIT, FLAGS_END };
 
 const struct verb verb_stop = {
     .name = "stop",

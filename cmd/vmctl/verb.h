@@ -34,8 +34,8 @@ struct invocation {
 
     /* of some verbs */
     bool all, force, purge, no_wait, follow, qemu, shim, console, exit_on_eof, more;
-    const char *signal, *condition, *escape;
-    int64_t timeout_ms, since, lines, backlog, boot;
+    const char *signal, *condition, *escape, *boot;
+    int64_t timeout_ms, since, lines, backlog;
 };
 
 enum flag_kind {
@@ -58,6 +58,15 @@ struct flag {
 #define FLAG_ALL                                                                       \
     {                                                                                  \
         "all", 'a', FLAG_SET, NULL, "every VM", offsetof(struct invocation, all), NULL \
+    }
+#define FLAG_FORCE                                                                                                    \
+    {                                                                                                                 \
+        "force", 0, FLAG_SET, NULL, "don't ask the guest, begin at SIGTERM", offsetof(struct invocation, force), NULL \
+    }
+#define FLAG_STOP_TIMEOUT                                                                              \
+    {                                                                                                  \
+        "timeout", 't', FLAG_DURATION, "DURATION", "how long the guest may take before force is used", \
+            offsetof(struct invocation, timeout_ms), NULL                                              \
     }
 #define FLAG_NO_WAIT                                                                                            \
     {                                                                                                           \

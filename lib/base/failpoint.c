@@ -8,15 +8,13 @@
 
 static void act(const char *action, const char *file)
 {
-    /* unlink(2) succeeds for one process only: with a FILE, kill and exit fire once however many come by. */
-    if (streq(action, "kill")) {
-        if (!file || unlink(file) == 0)
-            kill(getpid(), SIGKILL);
-    } else if (streq(action, "exit")) {
-        if (!file || unlink(file) == 0)
-            _exit(1);
-    } else if (file && access(file, F_OK) < 0) {
+    /* unlink(2) succeeds for one process only: with a FILE it fires once however many come by. */
+    if (file && unlink(file) < 0)
         return;
+    if (streq(action, "kill")) {
+        kill(getpid(), SIGKILL);
+    } else if (streq(action, "exit")) {
+        _exit(1);
     } else if (streq(action, "stop")) {
         raise(SIGSTOP);
     } else if (streq(action, "hang")) {

@@ -2,7 +2,7 @@
  * nothing at all remains.
  *
  * HOLDFAST_FAILPOINT="shim.after-lock=kill" (or stop, exit, hang); several separated by commas. With "@FILE" after the
- * action the point fires only while FILE exists, and a kill removes FILE first, so it fires once. */
+ * action the point fires only while FILE exists, and removes FILE first, so it fires once. */
 #pragma once
 
 #ifdef HOLDFAST_FAILPOINTS

@@ -93,6 +93,13 @@ int proc_start_time(pid_t pid, uint64_t *ret_ticks)
     return 0;
 }
 
+bool proc_is_stopped(pid_t pid)
+{
+    struct proc_stat stat = { 0 };
+
+    return proc_stat_read(pid, &stat) >= 0 && (stat.state == 'T' || stat.state == 't');
+}
+
 /* A pidfd and what /proc says of the same process. */
 static int open_with_stat(pid_t pid, struct pidref *ret_ref, struct proc_stat *ret_stat)
 {

@@ -125,6 +125,8 @@ static _Noreturn void child_run(const struct spawn *spawn)
         child_fail(spawn, "cannot enter its working folder", errno, EXIT_NOT_SET_UP);
     if (spawn->new_group && setpgid(0, 0) < 0)
         child_fail(spawn, "cannot make its process group", errno, EXIT_NOT_SET_UP);
+    if (spawn->new_session && setsid() < 0)
+        child_fail(spawn, "cannot make its session", errno, EXIT_NOT_SET_UP);
     mask_reset();
     if (go_fd >= 0)
         child_wait_go(go_fd);

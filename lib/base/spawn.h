@@ -25,6 +25,9 @@ struct spawn {
     int go_fd;      /* read end of a pipe the child blocks on before exec, or -1. One byte means go; EOF means abort
                               * (exit 125 without exec): "persist before exec" */
     bool new_group; /* setpgid(0, 0) */
+    /* setsid(2), for a child that is to outlive us: of a mere group that is stopped (SIGSTOP) when we die, and has no other link out of
+     * its session, the kernel hangs up every member (setpgid(2), orphaned process group). Makes a group as well, once the child runs. */
+    bool new_session;
     /* A folder of cgroup v2 to be born in, 0: ours. Not for spawn_detached(). Fails where clone3(2) can't CLONE_INTO_CGROUP; but
      * moving a living process there costs an RCU grace period, 5 to 20 ms. */
     int cgroup_fd;

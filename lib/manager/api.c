@@ -77,28 +77,31 @@ void api_no_such_vm(struct varlink_call *call, const char *name)
                                json_pack("{s:s, s:o}", "name", name ? name : "", "reason", json_text(reason ? reason : "no such VM")));
 }
 
+/* An error that has just a name and a reason. */
+__attribute__((format(printf, 5, 0))) static void answer(struct varlink_call *call, const char *error, const char *name,
+                                                         const char *otherwise, const char *fmt, va_list args)
+{
+    auto_free char *reason = format(fmt, args);
+
+    varlink_call_error_consume(call, error, json_pack("{s:s*, s:o}", "name", name, "reason", json_text(reason ? reason : otherwise)));
+}
+
 void api_refuse(struct varlink_call *call, const char *name, const char *fmt, ...)
 {
-    auto_free char *reason = NULL;
     va_list args;
 
     va_start(args, fmt);
-    reason = format(fmt, args);
+    answer(call, MANAGER_INTERFACE ".Refused", name, "refused", fmt, args);
     va_end(args);
-    varlink_call_error_consume(call, MANAGER_INTERFACE ".Refused",
-                               json_pack("{s:s*, s:o}", "name", name, "reason", json_text(reason ? reason : "refused")));
 }
 
 void api_timed_out(struct varlink_call *call, const char *name, const char *fmt, ...)
 {
-    auto_free char *reason = NULL;
     va_list args;
 
     va_start(args, fmt);
-    reason = format(fmt, args);
+    answer(call, MANAGER_INTERFACE ".TimedOut", name, "timed out", fmt, args);
     va_end(args);
-    varlink_call_error_consume(call, MANAGER_INTERFACE ".TimedOut",
-                               json_pack("{s:s, s:o}", "name", name, "reason", json_text(reason ? reason : "timed out")));
 }
 
 void api_fail(struct varlink_call *call, const char *name, const char *id, const char *detail, const char *fmt, ...)

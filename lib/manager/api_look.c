@@ -1,20 +1,43 @@
 /* The methods that only look. */
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "lib/manager/api.h"
 #include "lib/manager/follow.h"
+#include "lib/manager/link.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wait.h"
 
+static int by_name(const void *a, const void *b)
+{
+    const struct vm *const *left = a, *const *right = b;
+
+    return strverscmp((*left)->name, (*right)->name);
+}
+
+/* In the order of names: the registry's is that of a folder, and another one after a restart. */
 void api_list(struct varlink_call *call, const json_t *parameters, void *userdata)
 {
-    const struct manager *m = userdata;
-    json_t *vms = json_array();
+    struct manager *m = userdata;
+    size_t n = 0;
+    auto_free struct vm **sorted = calloc(map_len(m->vms) + 1, sizeof(*sorted)); /* NOLINT(bugprone-sizeof-expression): of pointers */
+    json_t *vms;
 
-    map_foreach (m->vms, e)
-        (void)json_array_append_new(vms, vm_to_wire(map_value(e)));
+    if (!sorted) {
+        api_fail_memory(call);
+        return;
+    }
+    map_foreach (m->vms, e) {
+        sorted[n] = map_value(e);
+        link_check_stopped(sorted[n++]);
+    }
+    qsort(sorted, n, sizeof(*sorted), by_name); /* NOLINT(bugprone-sizeof-expression): the same */
+    vms = json_array();
+    for (size_t i = 0; i < n; i++)
+        (void)json_array_append_new(vms, vm_to_wire(sorted[i]));
     varlink_call_reply_consume(call, json_pack("{s:o}", "vms", vms));
 }
 
@@ -34,10 +57,12 @@ static json_t *paths_of(const struct vm *vm)
 
 void api_get(struct varlink_call *call, const json_t *parameters, void *userdata)
 {
-    const struct vm *vm = api_vm(userdata, call, parameters);
+    struct vm *vm = api_vm(userdata, call, parameters);
 
-    if (vm)
-        varlink_call_reply_consume(call, json_pack("{s:o, s:o}", "vm", vm_to_wire(vm), "paths", paths_of(vm)));
+    if (!vm)
+        return;
+    link_check_stopped(vm);
+    varlink_call_reply_consume(call, json_pack("{s:o, s:o}", "vm", vm_to_wire(vm), "paths", paths_of(vm)));
 }
 
 static void inspected(struct plan_request *p)

@@ -6,7 +6,10 @@
 #include "lib/manager/link.h"
 #include "lib/manager/state.h"
 
-enum { QMP_TIMEOUT_MS = 30 * 1000 };
+enum {
+    ACT_TIMEOUT_MS = 12 * 1000, /* more than a shim gives QEMU, so that the one that doesn't answer is the one that is blamed */
+    QMP_TIMEOUT_MS = 30 * 1000,
+};
 
 #define SHIM_INTERFACE "io.holdfast.Shim"
 
@@ -84,7 +87,7 @@ static void simple(struct varlink_call *call, const json_t *parameters, void *us
     struct vm *vm = api_vm(userdata, call, parameters);
 
     if (vm)
-        hand_on_consume(call, vm, method, json_pack("{s:I}", "incarnation", (json_int_t)vm->incarnation), SHIM_TIMEOUT_MS);
+        hand_on_consume(call, vm, method, json_pack("{s:I}", "incarnation", (json_int_t)vm->incarnation), ACT_TIMEOUT_MS);
 }
 
 void api_pause(struct varlink_call *call, const json_t *parameters, void *userdata) { simple(call, parameters, userdata, "Pause"); }
@@ -100,6 +103,7 @@ void api_qmp(struct varlink_call *call, const json_t *parameters, void *userdata
 
     if (vm)
         hand_on_consume(call, vm, "Qmp",
-                        json_pack("{s:O, s:O*}", "command", command, "arguments", json_is_object(arguments) ? arguments : NULL),
+                        json_pack("{s:O, s:O*, s:I}", "command", command, "arguments", json_is_object(arguments) ? arguments : NULL,
+                                  "incarnation", (json_int_t)vm->incarnation),
                         QMP_TIMEOUT_MS);
 }

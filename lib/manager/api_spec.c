@@ -71,8 +71,9 @@ static void write_run(struct job *job)
     if (a->change == APPLY_UNCHANGED)
         return;
     /* For people, who will edit it. */
-    text = json_dumps(a->spec, JSON_INDENT(2));
-    a->r = text ? str_format(&lines, "%s\n", text) : -ENOMEM;
+    a->r = json_format_indented(a->spec, &text, NULL);
+    if (a->r >= 0)
+        a->r = str_format(&lines, "%s\n", text);
     if (a->r >= 0)
         a->r = file_write(a->manager->specs_fd, a->file, lines, strlen(lines), FILE_MODE, FILE_DURABLE);
     if (a->r < 0)

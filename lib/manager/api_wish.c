@@ -141,7 +141,8 @@ void api_stop(struct varlink_call *call, const json_t *parameters, void *userdat
 
     if (!vm)
         return;
-    what.target = vm->incarnation;
+    /* One that is just being started counts: it isn't told apart by its number yet. */
+    what.target = vm->incarnation > vm->wanted.from ? vm->incarnation : vm->wanted.from;
     change.from = vm->wanted.from;
     change.deleting = vm->wanted.deleting;
     change.purge = vm->wanted.purge;

@@ -14,6 +14,7 @@ enum { CONFIG_MAX = 64 * 1024 };
 static const struct field host_config_fields[] = {
     { .key = "group", .kind = FIELD_STRING, .offset = offsetof(struct host_config, group) },
     { .key = "log_level", .kind = FIELD_STRING, .offset = offsetof(struct host_config, log_level) },
+    { .key = "qemu_user", .kind = FIELD_STRING, .offset = offsetof(struct host_config, qemu_user) },
     { .key = "start_interval", .kind = FIELD_CUSTOM, .codec = &codec_duration, .offset = offsetof(struct host_config, start_interval) },
 };
 const struct record_type host_config_type = {

@@ -10,6 +10,7 @@
 struct host_config {
     char *group;             /* whose members may manage; NULL: "holdfast" where there is such a group */
     char *log_level;         /* error warning info debug; NULL: info */
+    char *qemu_user;         /* whom QEMU runs as where the spec doesn't say; NULL: "holdfast-qemu" or nobody's number */
     uint64_t start_interval; /* milliseconds between starts of the manager's own accord, 0: all at once */
 };
 extern const struct record_type host_config_type;

@@ -301,6 +301,11 @@ void follow_begin(struct manager *m, struct varlink_call *call, const json_t *pa
 
 void follow_clear(struct manager *m)
 {
-    while (m->subscribers)
-        subscriber_free(m->subscribers);
+    while (m->subscribers) {
+        struct subscriber *s = m->subscribers;
+
+        if (s->call) /* it lives on until its connection ends, and must not tell us then */
+            varlink_call_on_gone(s->call, NULL, NULL);
+        subscriber_free(s);
+    }
 }

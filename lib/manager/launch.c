@@ -171,9 +171,9 @@ static void build_env(struct strv *env)
 
 static int open_shim_log(const struct vm *vm)
 {
-    char path[VM_PATH_MAX];
-    int fd = openat(vm->manager->log_fd, vm_path(vm, FILE_SHIM_LOG, path),
-                    O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, FILE_MODE);
+    auto_fd int folder = dir_open(vm->manager->log_fd, vm->name); /* a step of its own: a folder that is a link is not followed */
+    int fd =
+        folder < 0 ? -1 : openat(folder, FILE_SHIM_LOG, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, FILE_MODE);
 
     return fd < 0 ? -errno : fd;
 }

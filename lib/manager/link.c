@@ -314,6 +314,10 @@ void link_timer(struct vm *vm, enum vm_timer use)
     case TIMER_LOOK:
         link_look(vm);
         break;
+    case TIMER_PROBE:
+        if (vm->view == VIEW_UNRESPONSIVE)
+            link_unanswered(vm);
+        break;
     case TIMER_NONE:
     case TIMER_RELAUNCH:
         break;
@@ -382,8 +386,12 @@ void link_look(struct vm *vm)
 static void on_probe(void *arg, struct vm *vm, const struct varlink_reply *r)
 {
     vm->probing = false;
-    if (r->failure < 0 || r->error || !vm->answered)
+    if (!vm->answered)
         return; /* its end is noticed elsewhere */
+    if (r->failure < 0 || r->error) {
+        vm_timer_start(vm, TIMER_PROBE, CONNECT_MIN_MS);
+        return;
+    }
     link_take_status(vm, json_object_get(r->parameters, "status"));
     vm->stop_sent = 0; /* what it was told while it slept may be lost */
     vm_changed(vm);
@@ -397,4 +405,12 @@ void link_unanswered(struct vm *vm)
     if (vm->probing || !vm->answered)
         return;
     vm->probing = shim_call_consume(vm, "GetStatus", NULL, 0, on_probe, NULL) >= 0;
+    if (!vm->probing) /* its backlog is full, for one */
+        vm_timer_start(vm, TIMER_PROBE, CONNECT_MIN_MS);
+}
+
+void link_check_stopped(struct vm *vm)
+{
+    if (vm->presence == PRESENCE_SHIM && vm->answered && vm->view != VIEW_UNRESPONSIVE && proc_is_stopped(vm->shim_pid))
+        link_unanswered(vm);
 }

@@ -18,5 +18,9 @@ void link_look(struct vm *vm);
 /* A call to the shim got no answer in time: shown, and asked once more without deadline, so that the answer is noticed when it comes. */
 void link_unanswered(struct vm *vm);
 
+/* Whoever looks at a VM is not told what a shim said before it was stopped: one that is counts as unanswered, at once. (An idle shim is never
+ * asked just to see whether it lives; its process tells.) */
+void link_check_stopped(struct vm *vm);
+
 /* A Status of io.holdfast.Shim into the VM. */
 void link_take_status(struct vm *vm, const json_t *status);

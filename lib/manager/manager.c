@@ -23,6 +23,7 @@
 #include "lib/manager/launch.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/qemu_cache.h"
+#include "lib/manager/qemu_user.h"
 #include "lib/manager/registry.h"
 #include "lib/manager/serve.h"
 #include "lib/manager/state.h"
@@ -279,6 +280,7 @@ static int set_up(struct manager *m, const struct manager_options *options, stru
         r = open_folders(m, err);
     if (r < 0)
         return r;
+    qemu_user_warn(m->config.qemu_user);
     raise_limit(m);
     r = make_parts(m, err);
     if (r < 0)

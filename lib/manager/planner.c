@@ -10,6 +10,7 @@
 #include "lib/base/log.h"
 #include "lib/manager/cids.h"
 #include "lib/manager/qemu_cache.h"
+#include "lib/manager/qemu_user.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/qemu/resolve.h"
@@ -143,10 +144,16 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
         .kvm_usable = spec->accel != ACCEL_TCG && kvm_usable(),
         .vsock_cid = spec->vsock.cid,
     };
-    auto_free char *qemu_img = NULL;
+    auto_qemu_user struct qemu_user user = { 0 };
+    auto_free char *qemu_img = NULL, *kvm_group = kvm_group_find();
     uint32_t cid = 0;
     int r;
 
+    r = qemu_user_find(spec->qemu.user ? spec->qemu.user : p->vm->manager->config.qemu_user, &user, &p->err);
+    if (r < 0)
+        return r;
+    in.user = user.name ? &user : NULL;
+    in.kvm_group = kvm_group;
     r = find_qemu_img(&qemu_img);
     if (r < 0)
         return r;

@@ -20,6 +20,7 @@ struct entry {
     struct qemu_capabilities capabilities;
     struct err err; /* set: it gave no answer */
     uint64_t failed_us;
+    unsigned retry_ms;  /* and how long that is believed */
 };
 
 struct qemu_cache {
@@ -95,7 +96,7 @@ static int look(struct qemu_cache *c, const char *path, const struct stat *st, s
         return -EAGAIN;
     if (!err_is_set(&e->err))
         return copy(e, ret_capabilities);
-    if (clock_mono_us() - e->failed_us > (uint64_t)QEMU_RETRY_MS * 1000)
+    if (clock_mono_us() - e->failed_us > (uint64_t)e->retry_ms * 1000)
         return -EAGAIN;
     if (err)
         *err = e->err;
@@ -167,6 +168,12 @@ static void put_take(struct qemu_cache *c, struct entry *e)
     c->entries = e;
 }
 
+/* The host's trouble of a moment says nothing about the binary. */
+static bool is_passing(int r)
+{
+    return r == -EAGAIN || r == -EMFILE || r == -ENFILE || r == -ENOMEM;
+}
+
 int qemu_cache_ask(struct qemu_cache *c, const char *path, struct err *err)
 {
     struct qemu_capabilities known = { 0 };
@@ -191,7 +198,10 @@ int qemu_cache_ask(struct qemu_cache *c, const char *path, struct err *err)
     r = ask(path, &e->capabilities, &e->err);
     if (r < 0) {
         err_from(&e->err, r, "asking QEMU what it can do");
+        if (e->err.code == EAGAIN) /* no process could be had; from us it means: not asked yet */
+            e->err.code = ENOEXEC;
         e->failed_us = clock_mono_us();
+        e->retry_ms = is_passing(r) ? QEMU_RETRY_SOON_MS : QEMU_RETRY_MS;
         if (err)
             *err = e->err;
     }

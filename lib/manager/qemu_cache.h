@@ -21,4 +21,5 @@ int qemu_cache_ask(struct qemu_cache *c, const char *path, struct err *err);
 enum {
     QEMU_ASK_TIMEOUT_MS = 10 * 1000,
     QEMU_RETRY_MS = 10 * 1000,
+    QEMU_RETRY_SOON_MS = 500, /* when no process or fd could be had for the question */
 };

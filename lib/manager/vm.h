@@ -34,6 +34,7 @@ enum vm_timer {
     TIMER_SETTLE,   /* the connection ended and the shim's process has not */
     TIMER_CONNECT,  /* connect again */
     TIMER_LOOK,     /* look at the locks again */
+    TIMER_PROBE,    /* connected, unresponsive, and the question whether it is back could not be put: once more */
     TIMER_RELAUNCH, /* back-off before the next launch */
 };
 

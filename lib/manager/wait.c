@@ -66,6 +66,9 @@ static bool on_its_way_out(const struct vm *vm)
     return vm->view == STATE_EXITED || vm->view == STATE_FAILED || vm->view == STATE_BACKOFF;
 }
 
+/* Its records were looked at (again) and still don't say what it is: nothing comes of a start until somebody mends them. */
+static bool is_riddle(const struct vm *vm) { return vm->presence == PRESENCE_GONE && vm->unclear && !vm->from_next; }
+
 /* True: answered and freed. */
 static bool check_started(struct waiter *w)
 {
@@ -100,7 +103,7 @@ static bool check_started(struct waiter *w)
         api_unresponsive(take_call(w), vm);
         return true;
     }
-    if (vm_is_lost(vm) || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN)) {
+    if (vm_is_lost(vm) || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN) || is_riddle(vm)) {
         api_fail(take_call(w), vm->name, enum_to_string(&vm_view_names, vm->view), NULL, "%s: %s", vm->name, vm->reason ? vm->reason : "");
         return true;
     }
@@ -117,8 +120,9 @@ static bool check_stopped(struct waiter *w)
     int written = w->what.written ? wish_written(vm, w->what.write) : 1;
 
     if (written < 0) {
-        api_fail(take_call(w), vm->name, "not-saved", NULL, "the wish that %s stops can't be written to disk (see the manager's log)",
-                 vm->name);
+        api_fail(take_call(w), vm->name, "not-saved", NULL, "the wish that %s stops can't be written to disk (see the manager's log), so it runs on: make room there, or stop it at its shim: "
+                 "vmctl shim call %s Stop '{\"incarnation\": %llu}'",
+                 vm->name, vm->name, (unsigned long long)vm->incarnation);
         return true;
     }
     if (written > 0 && ((vm->presence == PRESENCE_GONE && !vm->launch) || vm->incarnation > w->what.target)) {
@@ -158,7 +162,7 @@ static bool check_applied(struct waiter *w)
     if (written == 0)
         return false;
     if (written < 0) {
-        api_fail(take_call(w), vm->name, "not-saved", NULL, "the spec is written, the wish that %s runs can't be", vm->name);
+        api_fail(take_call(w), vm->name, "not-saved", NULL, "%s is started, but the wish for it can't be written to disk (see the manager's log): it would not be started again after a reboot", vm->name);
     } else {
         json_t *reply = steal_ptr(&w->what.reply);
 

@@ -22,9 +22,9 @@ static const struct {
 void argv_push_json(struct argv *a, const char *option, json_t *json)
 {
     auto_json json_t *owned = json;
-    auto_free char *text = owned ? json_dumps(owned, JSON_COMPACT) : NULL;
+    auto_free char *text = NULL;
 
-    if (!text) {
+    if (!owned || json_format(owned, &text, NULL) < 0) {
         a->words.failed = true;
         return;
     }
@@ -38,21 +38,27 @@ static void push_pair(struct argv *a, const char *option, const char *value)
     strv_push(&a->words, value);
 }
 
-/* Doubles commas: QEMU's way to have one in a value of its key=value options. */
-static char *escape_commas(const char *s)
+void argv_push_file(struct argv *a, enum file_kind kind, int fd, const char *path)
 {
-    char *out = malloc(strlen(s) * 2 + 1);
-    char *to = out;
+    struct plan_file *files = reallocarray(a->files, a->n_files + 1, sizeof *files);
 
-    if (!out)
-        return NULL;
-    for (; *s; s++) {
-        if (*s == ',')
-            *to++ = ',';
-        *to++ = *s;
+    if (!files) {
+        a->words.failed = true;
+        return;
     }
-    *to = '\0';
-    return out;
+    a->files = files;
+    files[a->n_files] = (struct plan_file){ .fd = (uint64_t)fd, .kind = (int)kind };
+    if (str_set(&files[a->n_files].path, path) < 0)
+        a->words.failed = true;
+    else
+        a->n_files++;
+}
+
+void argv_push_fdset(struct argv *a, enum file_kind kind, int fd, const char *path)
+{
+    argv_push_file(a, kind, fd, path);
+    strv_push(&a->words, "-add-fd");
+    strv_pushf(&a->words, "fd=%d,set=%d", fd, fd);
 }
 
 static void push_machine(struct argv *a)
@@ -80,33 +86,40 @@ static void push_machine(struct argv *a)
 
 static void push_monitor_and_console(struct argv *a)
 {
-    auto_free char *log_dir = escape_commas(a->in->log_dir);
+    auto_free char *log = NULL;
 
-    if (!log_dir) {
+    if (str_format(&log, "%s/" FILE_CONSOLE_LOG, a->in->log_dir) < 0) {
         a->words.failed = true;
         return;
     }
+    argv_push_fdset(a, FILE_APPEND, PLAN_FD_CONSOLE_LOG, log);
     strv_push(&a->words, "-chardev");
     strv_pushf(&a->words, "socket,id=qmp,fd=%d,server=on,wait=off", PLAN_FD_QMP);
     push_pair(a, "-mon", "chardev=qmp,mode=control");
     strv_push(&a->words, "-chardev");
-    strv_pushf(&a->words, "socket,id=console,fd=%d,server=on,wait=off,logfile=%s/" FILE_CONSOLE_LOG ",logappend=on", PLAN_FD_CONSOLE,
-               log_dir);
+    strv_pushf(&a->words, "socket,id=console,fd=%d,server=on,wait=off,logfile=/dev/fdset/%d,logappend=on", PLAN_FD_CONSOLE,
+               PLAN_FD_CONSOLE_LOG);
     push_pair(a, "-serial", "chardev:console");
     push_pair(a, "-display", "none");
     push_pair(a, "-vga", "none");
+}
+
+static void push_boot_file(struct argv *a, const char *option, int fd, const char *path)
+{
+    if (!path)
+        return;
+    argv_push_file(a, FILE_REOPENED, fd, path);
+    strv_push(&a->words, option);
+    strv_pushf(&a->words, "/proc/self/fd/%d", fd);
 }
 
 static void push_boot(struct argv *a)
 {
     const struct spec *spec = a->in->spec;
 
-    if (spec->boot.firmware)
-        push_pair(a, "-bios", spec->boot.firmware);
-    if (spec->boot.kernel)
-        push_pair(a, "-kernel", spec->boot.kernel);
-    if (spec->boot.initrd)
-        push_pair(a, "-initrd", spec->boot.initrd);
+    push_boot_file(a, "-bios", PLAN_FD_FIRMWARE, spec->boot.firmware);
+    push_boot_file(a, "-kernel", PLAN_FD_KERNEL, spec->boot.kernel);
+    push_boot_file(a, "-initrd", PLAN_FD_INITRD, spec->boot.initrd);
     if (spec->boot.cmdline)
         push_pair(a, "-append", spec->boot.cmdline);
 }
@@ -121,6 +134,8 @@ int argv_build(struct argv *a)
     strv_push(&a->words, "-nodefaults");
     strv_push(&a->words, "-no-user-config");
     strv_push(&a->words, "-S");
+    /* QEMU's defaults, said aloud: what the shim makes of each end rests on them (shim/policy.c). */
+    push_pair(a, "-action", "reboot=reset,shutdown=poweroff,panic=shutdown,watchdog=reset");
     push_pair(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     push_machine(a);
     push_monitor_and_console(a);

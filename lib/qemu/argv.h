@@ -17,7 +17,14 @@ struct argv {
     const struct resolve_input *in;
     enum machine_family family;
     bool kvm;
+    struct plan_file *files; /* what the words name by number */
+    size_t n_files;
 };
+
+/* Has `path` opened as `fd` for QEMU. argv_push_fdset() also says so to QEMU, which then finds it as /dev/fdset/FD: the way for whatever
+ * QEMU opens with its own qemu_open(); what it opens with libc's open() is named /proc/self/fd/FD. */
+void argv_push_file(struct argv *a, enum file_kind kind, int fd, const char *path);
+void argv_push_fdset(struct argv *a, enum file_kind kind, int fd, const char *path);
 
 /* `option`, then `json` in one line. Consumes `json`; NULL, as json_pack() returns it, counts as out of memory. */
 void argv_push_json(struct argv *a, const char *option, json_t *json);
@@ -30,7 +37,6 @@ void argv_push_extras(struct argv *a); /* vsock, random numbers, panic notificat
 
 /* Path of a disk of ours. 0 or -ENOMEM. */
 int disk_path(const struct resolve_input *in, const struct spec_disk *disk, char **ret_path);
-const char *disk_format(const struct spec_disk *disk);
 
 /* The whole command line, program first. 0, or -ENOMEM. */
 int argv_build(struct argv *a);

@@ -23,6 +23,9 @@ enum {
 };
 
 _Static_assert(SLOT_NETWORK + NETWORKS_MAX <= SLOT_AGENT, "networks run into the agent's channel");
+_Static_assert(PLAN_FD_NETWORK + NETWORKS_MAX <= PLAN_FD_DISK, "networks run into disks");
+_Static_assert(PLAN_FD_DISK + DISKS_MAX <= PLAN_FD_BACKING, "disks run into their backing files");
+_Static_assert(PLAN_FD_BACKING + DISKS_MAX * BACKING_MAX <= PLAN_FD_END, "too many backing files");
 _Static_assert(SLOT_DISK + DISKS_MAX / PCI_FUNCTIONS <= 0x1f, "disks run into the chipset");
 
 static json_t *pci_device(const char *driver, const char *id, int slot, int function)
@@ -44,26 +47,45 @@ static json_t *with(json_t *device, const char *key, json_t *value)
     return NULL;
 }
 
-const char *disk_format(const struct spec_disk *disk)
-{
-    static const char suffix[] = ".qcow2";
-
-    if (disk->format)
-        return disk->format;
-    if (!disk->path)
-        return "qcow2";
-    size_t n = strlen(disk->path);
-    return n >= sizeof suffix - 1 && streq(disk->path + n - (sizeof suffix - 1), suffix) ? "qcow2" : "raw";
-}
-
 int disk_path(const struct resolve_input *in, const struct spec_disk *disk, char **ret_path)
 {
     if (disk->path)
         return str_format(ret_path, "%s", disk->path);
-    return str_format(ret_path, "%s/%s.%s", in->state_dir, disk->name, disk_format(disk));
+    return str_format(ret_path, "%s/%s.%s", in->state_dir, disk->name, spec_disk_format(disk));
 }
 
-static void push_blockdev(struct argv *a, const struct spec_disk *disk, const char *node)
+static json_t *file_node(struct argv *a, const char *path, int fd, bool readonly)
+{
+    char name[32];
+
+    argv_push_fdset(a, readonly ? FILE_READ : FILE_WRITE, fd, path);
+    snprintf(name, sizeof name, "/dev/fdset/%d", fd);
+    /* Block devices have a driver of their own, and a plan is made without looking at the host. */
+    return has_prefix(path, "/dev/") ? json_pack("{s:s, s:s}", "driver", "host_device", "filename", name)
+                                     : json_pack("{s:s, s:s, s:s}", "driver", "file", "filename", name, "locking", "auto");
+}
+
+/* The chain of files below a qcow2 image, the deepest first into the next. Without it QEMU goes by the image's own word, and opens what
+ * that names with its own user's rights. */
+static json_t *backing_chain(struct argv *a, const struct spec_disk *disk, size_t i)
+{
+    json_t *chain = NULL;
+    size_t n = 0;
+
+    while (disk->backing && disk->backing[n])
+        n++;
+    while (n-- > 0) {
+        json_t *file = file_node(a, disk->backing[n], PLAN_FD_BACKING + (int)(i * BACKING_MAX + n), true);
+        json_t *node = with(json_pack("{s:s, s:b}", "driver", spec_path_format(disk->backing[n]), "read-only", 1), "file", file);
+
+        chain = chain ? with(node, "backing", chain) : node;
+        if (!chain)
+            a->words.failed = true;
+    }
+    return chain;
+}
+
+static void push_blockdev(struct argv *a, const struct spec_disk *disk, size_t i, const char *node)
 {
     auto_free char *path = NULL;
 
@@ -71,13 +93,11 @@ static void push_blockdev(struct argv *a, const struct spec_disk *disk, const ch
         a->words.failed = true;
         return;
     }
-    /* Block devices have a driver of their own, and a plan is made without looking at the host. */
-    json_t *file = has_prefix(path, "/dev/") ? json_pack("{s:s, s:s}", "driver", "host_device", "filename", path)
-                                             : json_pack("{s:s, s:s, s:s}", "driver", "file", "filename", path, "locking", "auto");
-    file = with(file, "discard", json_string("unmap"));
-    json_t *format =
-        json_pack("{s:s, s:s, s:b, s:s}", "driver", disk_format(disk), "node-name", node, "read-only", disk->readonly, "discard", "unmap");
-    argv_push_json(a, "-blockdev", with(format, "file", file));
+    json_t *file = with(file_node(a, path, PLAN_FD_DISK + (int)i, disk->readonly), "discard", json_string("unmap"));
+    json_t *format = json_pack("{s:s, s:s, s:b, s:s}", "driver", spec_disk_format(disk), "node-name", node, "read-only", disk->readonly,
+                               "discard", "unmap");
+    json_t *image = with(format, "file", file), *backing = backing_chain(a, disk, i);
+    argv_push_json(a, "-blockdev", backing ? with(image, "backing", backing) : image);
 }
 
 static void push_disk(struct argv *a, const struct spec_disk *disk, size_t i)
@@ -87,7 +107,7 @@ static void push_disk(struct argv *a, const struct spec_disk *disk, size_t i)
 
     snprintf(node, sizeof node, "disk%zu-image", i);
     snprintf(id, sizeof id, "disk%zu", i);
-    push_blockdev(a, disk, node);
+    push_blockdev(a, disk, i, node);
     json_t *device = pci_device("virtio-blk-pci", id, SLOT_DISK + (int)(i / PCI_FUNCTIONS), function);
     device = with(device, "drive", json_string(node));
     if (function == 0)
@@ -149,12 +169,15 @@ static void push_network(struct argv *a, const struct spec_network *net, size_t 
     snprintf(netdev_id, sizeof netdev_id, "net%zu", i);
     snprintf(id, sizeof id, "nic%zu", i);
     derive_mac(a->in->spec->name, i, mac);
-    if (net->mode == NETWORK_TAP)
-        argv_push_json(a, "-netdev",
-                       json_pack("{s:s, s:s, s:s, s:s, s:s}", "type", "tap", "id", netdev_id, "ifname", net->ifname, "script", "no",
-                                 "downscript", "no"));
-    else
+    if (net->mode == NETWORK_TAP) {
+        char fd[16];
+
+        snprintf(fd, sizeof fd, "%d", PLAN_FD_NETWORK + (int)i);
+        argv_push_file(a, FILE_TAP, PLAN_FD_NETWORK + (int)i, net->ifname);
+        argv_push_json(a, "-netdev", json_pack("{s:s, s:s, s:s}", "type", "tap", "id", netdev_id, "fd", fd));
+    } else {
         argv_push_json(a, "-netdev", user_netdev(net, netdev_id));
+    }
     json_t *device = pci_device("virtio-net-pci", id, SLOT_NETWORK + (int)i, 0);
     device = with(device, "netdev", json_string(netdev_id));
     device = with(device, "mac", json_string(net->mac ? net->mac : mac));
@@ -179,14 +202,23 @@ static void push_agent(struct argv *a)
                              "agent", "name", "org.qemu.guest_agent.0"));
 }
 
+static void push_vsock(struct argv *a)
+{
+    json_t *device = pci_device("vhost-vsock-pci", "vsock0", SLOT_VSOCK, 0);
+    char fd[16];
+
+    snprintf(fd, sizeof fd, "%d", PLAN_FD_VSOCK);
+    argv_push_file(a, FILE_WRITE, PLAN_FD_VSOCK, "/dev/vhost-vsock");
+    device = with(device, "vhostfd", json_string(fd));
+    argv_push_json(a, "-device", with(device, "guest-cid", json_integer((json_int_t)a->in->vsock_cid)));
+}
+
 void argv_push_extras(struct argv *a)
 {
     argv_push_json(a, "-object", json_pack("{s:s, s:s}", "qom-type", "rng-builtin", "id", "entropy"));
     argv_push_json(a, "-device", with(pci_device("virtio-rng-pci", "rng0", SLOT_RNG, 0), "rng", json_string("entropy")));
     if (a->in->spec->vsock.wanted)
-        argv_push_json(
-            a, "-device",
-            with(pci_device("vhost-vsock-pci", "vsock0", SLOT_VSOCK, 0), "guest-cid", json_integer((json_int_t)a->in->vsock_cid)));
+        push_vsock(a);
     if (a->in->spec->agent)
         push_agent(a);
     if (a->family == MACHINE_Q35)

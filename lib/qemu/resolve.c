@@ -8,15 +8,16 @@
 #include "lib/qemu/argv.h"
 #include "lib/spec/limits.h"
 
+enum { FIRST_FREE_PORT = 1024 }; /* below it a capability is needed: ip(7) */
+
 /* A plan is JSON, so a path that isn't UTF-8 has no place in it; and every path in it is absolute. */
 static int check_input_path(const char *what, const char *path, struct err *err)
 {
     if (!path || path[0] != '/')
         return err_set(err, EINVAL, "bad-path", "%s '%s' is not an absolute path", what, path ? path : "");
-    auto_json json_t *json = json_string(path);
-    if (!json)
-        return err_set(err, EINVAL, "bad-path", "%s is not valid UTF-8", what);
-    return 0;
+    auto_json json_t *json = NULL;
+    int r = json_make_string(path, &json);
+    return r == -EINVAL ? err_set(err, EINVAL, "bad-path", "%s is not valid UTF-8", what) : r;
 }
 
 static int check_input(const struct resolve_input *in, struct err *err)
@@ -67,6 +68,41 @@ static int choose_family(const struct resolve_input *in, enum machine_family *re
     return 0;
 }
 
+static bool binds_low_port(const struct spec *spec)
+{
+    for (size_t i = 0; i < spec->n_network; i++)
+        for (size_t k = 0; k < spec->network[i].n_forward; k++) {
+            struct in_addr addr;
+            uint16_t port;
+
+            if (parse_host_port(spec->network[i].forward[k].host, &addr, &port) >= 0 && port < FIRST_FREE_PORT)
+                return true;
+        }
+    return false;
+}
+
+static int resolve_user(const struct resolve_input *in, bool kvm, struct plan *plan)
+{
+    auto_strv struct strv groups = { 0 }, capabilities = { 0 };
+
+    for (size_t i = 0; in->user && in->user->groups && in->user->groups[i]; i++)
+        strv_push(&groups, in->user->groups[i]);
+    if (in->user && kvm && in->kvm_group)
+        strv_push(&groups, in->kvm_group);
+    if (binds_low_port(in->spec))
+        strv_push(&capabilities, "cap_net_bind_service"); /* QEMU's user network listens on the host's side itself */
+    if (groups.failed || capabilities.failed || (in->user && str_set(&plan->qemu.user, in->user->name) < 0))
+        return -ENOMEM;
+    if (in->user) {
+        plan->qemu.uid = in->user->uid;
+        plan->qemu.gid = in->user->gid;
+    }
+    plan->qemu.groups = groups.items;
+    plan->qemu.capabilities = capabilities.items;
+    groups = capabilities = (struct strv){ 0 };
+    return 0;
+}
+
 static int resolve_qemu(const struct resolve_input *in, struct plan *plan, struct err *err)
 {
     static const char *const environment[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8" };
@@ -83,6 +119,10 @@ static int resolve_qemu(const struct resolve_input *in, struct plan *plan, struc
         strv_push(&env, environment[i]);
     r = argv_build(&a);
     auto_strv struct strv words = a.words;
+    plan->qemu.files = a.files;
+    plan->qemu.n_files = a.n_files;
+    if (r >= 0)
+        r = resolve_user(in, a.kvm, plan);
     if (r < 0 || env.failed || str_set(&plan->qemu.path, in->qemu_path) < 0)
         return -ENOMEM;
     plan->qemu.agent = in->spec->agent;
@@ -106,7 +146,7 @@ static int disk_step(const struct resolve_input *in, const struct spec_disk *dis
     strv_push(&argv, "create");
     strv_push(&argv, "-q");
     strv_push(&argv, "-f");
-    strv_push(&argv, disk_format(disk));
+    strv_push(&argv, spec_disk_format(disk));
     strv_push(&argv, "--");
     strv_push(&argv, step->creates);
     strv_push(&argv, size);
@@ -189,6 +229,7 @@ static int resolve_stop(const struct spec *spec, struct plan *plan)
         { .kind = RUNG_QUIT, .wait_ms = 5000 },
         { .kind = RUNG_TERM, .wait_ms = 5000 },
         { .kind = RUNG_KILL, .wait_ms = 10000 },
+        { .kind = RUNG_CGROUP, .wait_ms = 10000 },
     };
 
     plan->stop = calloc(ARRAY_LEN(ladder), sizeof *plan->stop);

@@ -9,6 +9,13 @@
 #include "lib/spec/spec.h"
 #include "proto/plan.h"
 
+/* Whom QEMU runs as when it isn't who starts it. */
+struct qemu_user {
+    char *name; /* or its number as text */
+    uint64_t uid, gid;
+    char **groups; /* decimal numbers, NULL-ended; may be NULL */
+};
+
 struct resolve_input {
     const struct spec *spec;
     const struct qemu_capabilities *capabilities;
@@ -16,6 +23,8 @@ struct resolve_input {
     const char *qemu_img_path; /* absolute; needed when disks must be made */
     bool kvm_usable;
     const char *run_dir, *state_dir, *log_dir; /* of this VM */
+    const struct qemu_user *user;              /* NULL: as the shim */
+    const char *kvm_group;                     /* number of the group that may open /dev/kvm, NULL: all may, or none */
     uint64_t vsock_cid;                        /* allocated; 0: none */
 };
 

@@ -6,6 +6,7 @@
 enum {
     CPUS_MAX = 255,   /* APIC ids of a q35 machine without interrupt remapping */
     DISKS_MAX = 64,   /* PCI slots 0x10 to 0x17 with eight functions each */
+    BACKING_MAX = 6,  /* of one disk; each has a descriptor number of its own: proto/plan.h */
     NETWORKS_MAX = 8, /* PCI slots 0x04 to 0x0b */
     FORWARDS_MAX = 1024,
     PROBES_MAX = 16,

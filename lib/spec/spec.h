@@ -12,7 +12,8 @@ struct spec_disk {
     uint64_t size; /* bytes; for disks of ours */
     char *path;    /* or somebody's file */
     bool readonly;
-    char *format; /* "raw" or "qcow2"; NULL: qcow2 for ours, for `path` by its name (".qcow2" or else raw). Never by content:
+    char **backing; /* files below a qcow2 image of `path`, the nearest first; their format by their names. NULL: as the image says */
+    char *format;   /* "raw" or "qcow2"; NULL: qcow2 for ours, for `path` by its name (".qcow2" or else raw). Never by content:
                      * a guest can write a qcow2 header into its raw disk, one that names any file of the host */
 };
 
@@ -69,6 +70,7 @@ struct spec {
     } logs;
     struct {
         char *path; /* NULL: qemu-system-ARCH of this host in PATH */
+        char *user; /* name or number; NULL: the host's default */
         char **extra_args;
     } qemu;
 };
@@ -80,6 +82,10 @@ int spec_parse(const json_t *json, void (*report)(void *arg, const struct err *e
 
 /* What only this host can say: kernel, initrd, firmware, disk paths and QEMU there and usable; tap present. Reports as above. */
 int spec_check_host(const struct spec *spec, void (*report)(void *arg, const struct err *err), void *arg);
+
+/* "raw" or "qcow2": as the spec says, else by what the path ends in. */
+const char *spec_disk_format(const struct spec_disk *disk);
+const char *spec_path_format(const char *path);
 
 /* Native form with all defaults written out. */
 int spec_emit(const struct spec *spec, json_t **ret_json);

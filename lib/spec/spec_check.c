@@ -226,6 +226,8 @@ static const struct {
 static void check_qemu(const struct spec *spec, struct problems *p)
 {
     spec_check_path(p, "/qemu/path", spec->qemu.path);
+    if (spec->qemu.user && !*spec->qemu.user)
+        problem_add(p, "/qemu/user: is empty; expected a user's name or number");
     for (size_t i = 0; spec->qemu.extra_args && spec->qemu.extra_args[i]; i++) {
         if (i == EXTRA_ARGS_MAX) {
             problem_add(p, "/qemu/extra_args: more than %d arguments", EXTRA_ARGS_MAX);

@@ -23,6 +23,40 @@ static void check_own_disk(const struct spec_disk *disk, size_t i, struct proble
                     format_size(DISK_SIZE_MAX, max), format_size(disk->size, text));
 }
 
+const char *spec_path_format(const char *path)
+{
+    static const char suffix[] = ".qcow2";
+    size_t n = strlen(path);
+
+    return n >= sizeof suffix - 1 && streq(path + n - (sizeof suffix - 1), suffix) ? "qcow2" : "raw";
+}
+
+const char *spec_disk_format(const struct spec_disk *disk)
+{
+    if (disk->format)
+        return disk->format;
+    return disk->path ? spec_path_format(disk->path) : "qcow2";
+}
+
+static void check_backing(const struct spec_disk *disk, size_t i, struct problems *p)
+{
+    char pointer[64];
+
+    snprintf(pointer, sizeof pointer, "/disks/%zu/backing", i);
+    if (!disk->path)
+        problem_add(p, "%s: only together with \"path\"; a disk of this VM is made without", pointer);
+    else if (!streq(spec_disk_format(disk), "qcow2"))
+        problem_add(p, "%s: only of a qcow2 image, and '%s' is raw", pointer, disk->path);
+    for (size_t k = 0; disk->backing[k]; k++) {
+        if (k == BACKING_MAX) {
+            problem_add(p, "%s: more than %d files", pointer, BACKING_MAX);
+            return;
+        }
+        snprintf(pointer, sizeof pointer, "/disks/%zu/backing/%zu", i, k);
+        spec_check_path(p, pointer, disk->backing[k]);
+    }
+}
+
 static void check_disk(const struct spec_disk *disk, size_t i, struct problems *p)
 {
     char pointer[64];
@@ -41,6 +75,8 @@ static void check_disk(const struct spec_disk *disk, size_t i, struct problems *
         if (!problem_under(p, pointer))
             problem_add(p, "%s: needs \"name\" and \"size\" (a disk of this VM) or \"path\" (an existing file)", pointer);
     }
+    if (disk->backing)
+        check_backing(disk, i, p);
     if (disk->format && !streq(disk->format, "raw") && !streq(disk->format, "qcow2"))
         problem_add(p, "/disks/%zu/format: expected \"raw\" or \"qcow2\", got '%s'", i, disk->format);
 }

@@ -37,6 +37,10 @@ int spec_check_host(const struct spec *spec, void (*report)(void *arg, const str
     for (size_t i = 0; i < spec->n_disks; i++) {
         snprintf(pointer, sizeof pointer, "/disks/%zu/path", i);
         check_file(&p, pointer, spec->disks[i].path, spec->disks[i].readonly ? R_OK : R_OK | W_OK);
+        for (size_t k = 0; spec->disks[i].backing && spec->disks[i].backing[k]; k++) {
+            snprintf(pointer, sizeof pointer, "/disks/%zu/backing/%zu", i, k);
+            check_file(&p, pointer, spec->disks[i].backing[k], R_OK);
+        }
     }
     for (size_t i = 0; i < spec->n_network; i++)
         if (spec->network[i].ifname && if_nametoindex(spec->network[i].ifname) == 0)

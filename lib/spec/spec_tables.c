@@ -50,6 +50,7 @@ static const struct field disk_fields[] = {
     { .key = "path", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_disk, path) },
     { .key = "readonly", .kind = FIELD_BOOL, FIELD_AT(struct spec_disk, readonly) },
     { .key = "format", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_disk, format) },
+    { .key = "backing", .kind = FIELD_STRV, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_disk, backing) },
 };
 static const struct record_type disk_type = { "disk", sizeof(struct spec_disk), NULL, disk_fields, ARRAY_LEN(disk_fields) };
 
@@ -142,6 +143,7 @@ static const struct record_type logs_type = { "logs", sizeof(spec_logs), NULL, l
 
 static const struct field qemu_fields[] = {
     { .key = "path", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_qemu, path) },
+    { .key = "user", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_qemu, user) },
     { .key = "extra_args", .kind = FIELD_STRV, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_qemu, extra_args) },
 };
 static const struct record_type qemu_type = { "qemu", sizeof(spec_qemu), NULL, qemu_fields, ARRAY_LEN(qemu_fields) };

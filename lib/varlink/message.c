@@ -92,14 +92,13 @@ int varlink_message_format_call(const char *interface, const char *method, json_
 {
     json_t auto_json *root = json_object();
     char auto_free *full = NULL;
+    json_t *name = NULL;
     int r = interface ? str_format(&full, "%s.%s", interface, method) : str_set(&full, method);
-    json_t *name;
 
+    if (r >= 0)
+        r = json_make_string(full, &name);
     if (r < 0)
         return r;
-    name = json_string(full);
-    if (!name)
-        return -EINVAL;
     if (json_object_set_new(root, "method", name) < 0 || (parameters && json_object_set(root, "parameters", parameters) < 0) ||
         set_true(root, "more", more) < 0 || set_true(root, "oneway", oneway) < 0 || set_true(root, "upgrade", upgrade) < 0)
         return -ENOMEM;
@@ -111,10 +110,11 @@ int varlink_message_format_reply(const char *error, json_t *parameters, bool con
     json_t auto_json *root = json_object();
 
     if (error) {
-        json_t *name = json_string(error);
+        json_t *name = NULL;
+        int r = json_make_string(error, &name);
 
-        if (!name)
-            return -EINVAL;
+        if (r < 0)
+            return r;
         if (json_object_set_new(root, "error", name) < 0)
             return -ENOMEM;
     }

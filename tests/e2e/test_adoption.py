@@ -229,6 +229,18 @@ class Adoption(HostTest):
         self.assertEqual(vm["shim_pid"], shim)
         self.stopEverything()
 
+    def test_stopped_shim_is_not_shown_as_running(self):
+        self.host.start_manager()
+        self.host.apply(self.host.fake_spec("a"))
+        shim = self.host.vm("a")["shim_pid"]
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            wait_for(lambda: self.host.state("a") == "unresponsive", "the shim to be seen stopped", 5)
+        finally:
+            os.kill(shim, signal.SIGCONT)
+        self.host.wait_state("a", "running", deadline=20)
+        self.stopEverything()
+
     def test_records_that_do_not_parse_kill_nobody(self):
         self.host.start_manager()
         self.host.apply(self.host.guest_spec("web"))

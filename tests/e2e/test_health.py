@@ -57,7 +57,8 @@ class Health(HostTest):
         self.host.apply(spec)
         self.assertIn(self.health(), ("starting", "healthy"))
         self.wait_health("healthy")
-        self.assertEqual([p["well"] for p in self.probes()], [True] * len(probes), self.probes())
+        # A VM is healthy as long as no probe has missed too often: on a busy host one may have missed just now.
+        wait_for(lambda: [p["well"] for p in self.probes()] == [True] * len(probes), f"all probes to be well: {self.probes()}")
         self.host.vmctl("wait", "web", "--for", "healthy", "--timeout", "5s")
         # an agent that is silent is noticed, nothing else is delayed by it
         self.say("deaf")

@@ -186,6 +186,9 @@ class Lifecycle(HostTest):
         self.assertEqual(version["qemu"]["major"], 7)
         schema = json.loads(self.host.vmctl("qmp", "web", "query-qmp-schema").stdout)
         self.assertGreater(len(schema), 100)
+        with self.host.shim("web") as v:
+            stale = v.call("io.holdfast.Shim.Qmp", {"command": "quit", "incarnation": 7})
+        self.assertEqual(stale["error"], "io.holdfast.Shim.StaleIncarnation")
         wrong = self.host.vmctl("qmp", "web", "no-such-command", check=False)
         self.assertEqual(wrong.returncode, 1)
         self.assertIn("no-such-command", wrong.stderr)

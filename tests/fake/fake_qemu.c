@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "lib/base/fd.h"
+#include "lib/base/parse.h"
 #include "lib/base/util.h"
 
 enum { HELPER_LIFE_S = 600 };
@@ -47,8 +48,27 @@ _Noreturn void fake_shutdown(struct fake *f, const char *reason, bool guest, int
     exit(code);
 }
 
+/* "/dev/fdset/M" is the descriptor that "-add-fd fd=N,set=M" named, if the access it was opened for is the one wanted. */
+static int open_fdset(int argc, char **argv, const char *set)
+{
+    for (int i = 1; i + 1 < argc; i++) {
+        const char *comma = strchr(argv[i + 1], ',');
+        uint64_t fd;
+        if (!streq(argv[i], "-add-fd") || !comma || !has_prefix(argv[i + 1], "fd=") || !has_prefix(comma, ",set=") ||
+            !streq(comma + strlen(",set="), set))
+            continue;
+        char number[16] = { 0 };
+        size_t len = (size_t)(comma - argv[i + 1]) - strlen("fd=");
+        memcpy(number, argv[i + 1] + strlen("fd="), len < sizeof(number) ? len : sizeof(number) - 1);
+        if (parse_u64(number, 3, 1 << 20, &fd) >= 0 && (fcntl((int)fd, F_GETFL) & O_ACCMODE) == O_WRONLY)
+            return fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+    }
+    errno = ENOENT;
+    return -1;
+}
+
 /* "logfile=PATH" in a chardev's options, where a comma in a path is written twice. */
-static int open_log(const char *chardev)
+static int open_log(int argc, char **argv, const char *chardev)
 {
     const char *from = strstr(chardev, ",logfile=");
     char path[4096];
@@ -62,7 +82,9 @@ static int open_log(const char *chardev)
     }
     path[len] = '\0';
     int how = strstr(chardev, "logappend=on") ? O_APPEND : O_TRUNC;
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | how, 0666);
+    static const char fdset[] = "/dev/fdset/";
+    int fd =
+        has_prefix(path, fdset) ? open_fdset(argc, argv, path + strlen(fdset)) : open(path, O_WRONLY | O_CREAT | O_CLOEXEC | how, 0666);
     if (fd < 0) {
         fprintf(stderr, "qemu-system-x86_64: Unable to open logfile %s: %s\n", path, strerror(errno));
         exit(1);
@@ -86,7 +108,7 @@ static void parse_arguments(struct fake *f, int argc, char **argv)
         } else if (streq(argv[i], "-no-reboot") || (streq(argv[i], "-action") && strstr(value, "reboot=shutdown"))) {
             f->no_reboot = true;
         } else if (streq(argv[i], "-chardev") && f->log < 0) {
-            f->log = open_log(value);
+            f->log = open_log(argc, argv, value);
         } else if (streq(argv[i], "-fake")) {
             if (behaviour_set(&f->behaviour, value) < 0)
                 exit(2);

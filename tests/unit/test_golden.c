@@ -1,7 +1,7 @@
 /* Replays tests/golden: good specs become exactly the plan beside them, bad ones exactly the errors beside them.
  *
  * HOLDFAST_GOLDEN_UPDATE=1 rewrites the expected files; read the difference before committing it. The host a spec is resolved for is part
- * of its file name: "kvm-…" has KVM, "arm-…" is an aarch64 one, "hostile-…" has folders with commas in their names. */
+ * of its file name: "kvm-…" has KVM and a user for QEMU, "user-…" has just the latter, "arm-…" is an aarch64 one, "hostile-…" has folders with commas in their names. */
 #include <check.h>
 #include <dirent.h>
 #include <errno.h>
@@ -44,6 +44,8 @@ static int resolve_for(const char *file, const struct spec *spec, struct plan *r
     ck_assert_int_eq(str_format(&run, "%s/run/holdfast/vms/%s", root, spec->name), 0);
     ck_assert_int_eq(str_format(&state, "%s/var/lib/holdfast/vms/%s", root, spec->name), 0);
     ck_assert_int_eq(str_format(&log, "%s/var/log/holdfast/%s", root, spec->name), 0);
+    char name[] = "holdfast-qemu", group[] = "36", *groups[] = { group, NULL };
+    const struct qemu_user user = { .name = name, .uid = 990, .gid = 980, .groups = groups };
     struct resolve_input in = {
         .spec = spec,
         .capabilities = &capabilities,
@@ -52,6 +54,8 @@ static int resolve_for(const char *file, const struct spec *spec, struct plan *r
                                      : "/usr/bin/qemu-system-x86_64",
         .qemu_img_path = "/usr/bin/qemu-img",
         .kvm_usable = has_prefix(file, "kvm-"),
+        .kvm_group = "107",
+        .user = has_prefix(file, "kvm-") || has_prefix(file, "user-") ? &user : NULL,
         .run_dir = run,
         .state_dir = state,
         .log_dir = log,

@@ -17,10 +17,12 @@ START_TEST(full)
 {
     struct host_config config = { 0 };
 
-    fixture_write("holdfast.json", "{\"group\": \"staff\", \"log_level\": \"debug\", \"start_interval\": \"250ms\"}");
+    fixture_write("holdfast.json",
+                  "{\"group\": \"staff\", \"log_level\": \"debug\", \"qemu_user\": \"vm\", \"start_interval\": \"250ms\"}");
     ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
     ck_assert_str_eq(config.group, "staff");
     ck_assert_str_eq(config.log_level, "debug");
+    ck_assert_str_eq(config.qemu_user, "vm");
     ck_assert_uint_eq(config.start_interval, 250);
     host_config_clear(&config);
 }

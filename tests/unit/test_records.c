@@ -18,7 +18,7 @@ static const char plan_text[] =
     "{\"schema\":1,\"name\":\"web\",\"run_dir\":\"/run/holdfast/vms/web\",\"state_dir\":\"/var/lib/holdfast/vms/web\","
     "\"log_dir\":\"/var/log/holdfast/web\",\"prepare\":[{\"what\":\"create disk data\",\"argv\":[\"/usr/bin/qemu-img\",\"create\"],"
     "\"creates\":\"/var/lib/x.qcow2\"},{\"what\":\"other\",\"argv\":[\"/bin/true\"]}],"
-    "\"qemu\":{\"path\":\"/usr/bin/qemu-system-x86_64\",\"argv\":[\"qemu-system-x86_64\",\"-S\"],\"env\":[\"A=1\"],\"user\":\"holdfast\"},"
+    "\"qemu\":{\"path\":\"/usr/bin/qemu-system-x86_64\",\"argv\":[\"qemu-system-x86_64\",\"-S\"],\"env\":[\"A=1\"],\"user\":\"holdfast\",\"uid\":990,\"gid\":980},"
     "\"ram\":{\"size\":\"256M\",\"shared\":true},"
     "\"restart\":{\"policy\":\"on-failure\",\"delay\":\"1s\",\"max_delay\":\"1m\",\"max_attempts\":5,\"reset_after\":\"5m\"},"
     "\"health\":[{\"kind\":\"http\",\"host\":\"127.0.0.1\",\"port\":8080,\"path\":\"/\",\"status\":204,\"match\":\"ok\",\"interval\":\"10s\","
@@ -100,13 +100,22 @@ START_TEST(plan_refuses)
         { "qemu", "path", "\"qemu\"", "/qemu/path: expected an absolute path" },
         { "qemu", "argv", "[]", "/qemu/argv: expected a program" },
         { "qemu", "argv", NULL, "/qemu/argv: required" },
+        { "qemu", "uid", NULL, "/qemu/uid: expected the uid and gid of holdfast" },
+        { "qemu", "gid", "0", "/qemu/uid: expected the uid and gid of holdfast" },
+        { "qemu", "uid", "4294967295", "/qemu/uid: " },
+        { "qemu", "groups", "[\"kvm\"]", "/qemu/groups/0: expected at most 64 decimal numbers, got \"kvm\"" },
+        { "qemu", "files", "[{\"fd\":9,\"kind\":\"read\",\"path\":\"/x\"}]", "/qemu/files/0/fd: " },
+        { "qemu", "files", "[{\"fd\":10,\"kind\":\"exec\",\"path\":\"/x\"}]", "/qemu/files/0/kind: expected one of read write" },
+        { "qemu", "files", "[{\"fd\":10,\"kind\":\"read\",\"path\":\"x\"}]", "/qemu/files/0/path: expected an absolute path" },
+        { "qemu", "files", "[{\"fd\":10,\"kind\":\"tap\",\"path\":\"x\"},{\"fd\":10,\"kind\":\"tap\",\"path\":\"y\"}]",
+          "/qemu/files/1/fd: 10 is also the number of /qemu/files/0" },
         { "ram", "size", "\"0\"", "/ram/size: " },
         { "ram", "size", NULL, "/ram/size: required" },
         { NULL, "prepare", "[{\"what\":\"x\",\"argv\":[]}]", "/prepare/0/argv: expected a program" },
         { NULL, "prepare", "[{\"what\":\"x\",\"argv\":[\"true\"]}]", "/prepare/0/argv: expected an absolute path" },
         { NULL, "prepare", "[{\"what\":\"x\",\"argv\":[\"/bin/true\"],\"creates\":\"x\"}]",
           "/prepare/0/creates: expected an absolute path" },
-        { NULL, "stop", "[{\"kind\":\"magic\"}]", "/stop/0/kind: expected one of acpi quit term kill" },
+        { NULL, "stop", "[{\"kind\":\"magic\"}]", "/stop/0/kind: expected one of agent acpi quit term kill" },
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         auto_json json_t *json = plan_with(cases[i].object, cases[i].key, cases[i].value);

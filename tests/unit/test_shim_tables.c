@@ -58,7 +58,10 @@ END_TEST
 
 START_TEST(a_stopping_vm_is_not_started_again)
 {
-    ck_assert_int_eq(vm_would_become(STATE_STOPPING, VM_RETRY), -EPERM);
+    ck_assert_int_eq(vm_would_become(STATE_STOPPING, VM_GO), -EPERM);
+    ck_assert_int_eq(vm_would_become(STATE_STOPPING, VM_PREPARED), -EPERM);
+    /* Only when a probe wanted the stop it comes again, and that by way of the back-off. */
+    ck_assert_int_eq(vm_would_become(STATE_STOPPING, VM_RETRY), STATE_BACKOFF);
     ck_assert_int_eq(vm_would_become(STATE_STOPPING, VM_RESUMED), STATE_STOPPING);
     ck_assert_int_eq(vm_would_become(STATE_STOPPING, VM_ENDED), STATE_EXITED);
 }

@@ -1,0 +1,132 @@
+#include "shim/qemu_files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <unistd.h>
+
+#include "lib/base/fd.h"
+
+enum { COPY_CHUNK = 1 << 30 };
+
+/* TUNSETIFF makes a device that isn't there; a tap that the host doesn't know leads nowhere. */
+static int check_device(struct ifreq *ifr)
+{
+    auto_fd int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, ifr) < 0)
+        return -errno;
+    return 0;
+}
+
+/* With the header that QEMU's virtio-net likes to exchange with it, see linux/Documentation/networking/tuntap.rst. */
+static int open_tap(const char *name)
+{
+    struct ifreq ifr = { 0 };
+    auto_fd int fd = -1;
+    size_t len = strlen(name);
+    int r;
+
+    if (len >= sizeof(ifr.ifr_name))
+        return -ENAMETOOLONG;
+    memcpy(ifr.ifr_name, name, len);
+    r = check_device(&ifr);
+    if (r < 0)
+        return r;
+    fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    ifr.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if (fd < 0 || ioctl(fd, TUNSETIFF, &ifr) < 0)
+        return -errno;
+    return steal_fd(&fd);
+}
+
+static int open_by_kind(const struct plan_file *file)
+{
+    /* O_NONBLOCK: a FIFO in a disk's place must not hang us; QEMU sets the flags it wants. */
+    static const int flags[] = {
+        [FILE_READ] = O_RDONLY | O_NONBLOCK,
+        [FILE_WRITE] = O_RDWR | O_NONBLOCK,
+        [FILE_APPEND] = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW,
+        [FILE_REOPENED] = O_RDONLY | O_NONBLOCK,
+    };
+    int fd;
+
+    if (file->kind == FILE_TAP)
+        return open_tap(file->path);
+    fd = open(file->path, flags[file->kind] | O_NOCTTY | O_CLOEXEC, 0640);
+    return fd < 0 ? -errno : fd;
+}
+
+/* `fd` becomes the file's number, which survives exec. */
+static int place_take(int fd, int target)
+{
+    if (fd != target && dup2(fd, target) < 0)
+        return -errno;
+    if (fd != target)
+        fd_close(fd);
+    return fd_set_cloexec(target, false);
+}
+
+int qemu_file_open(const struct plan_file *file)
+{
+    int fd = open_by_kind(file), r;
+
+    if (fd < 0)
+        return fd;
+    r = place_take(fd, (int)file->fd);
+    if (r < 0)
+        return r;
+    return file->kind == FILE_APPEND || file->kind == FILE_TAP ? 0 : fd_set_nonblock((int)file->fd, false);
+}
+
+/* "/proc/self/fd/N" without stdio. */
+static void proc_path(unsigned fd, char path[32])
+{
+    static const char prefix[] = "/proc/self/fd/";
+    char digits[12], *p = digits + sizeof(digits);
+
+    *--p = '\0';
+    do
+        *--p = (char)('0' + fd % 10);
+    while ((fd /= 10) > 0);
+    memcpy(path, prefix, sizeof(prefix) - 1);
+    memcpy(path + sizeof(prefix) - 1, p, (size_t)(digits + sizeof(digits) - p));
+}
+
+static int copy(int from, int to)
+{
+    ssize_t n;
+
+    do
+        n = sendfile(to, from, NULL, COPY_CHUNK);
+    while (n > 0 || (n < 0 && errno == EINTR));
+    if (n < 0 || fcntl(to, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
+        return -errno;
+    return 0;
+}
+
+int qemu_file_make_reopenable(const struct plan_file *file)
+{
+    auto_fd int opened = -1, fd = -1;
+    char path[32];
+    int r;
+
+    if (file->kind != FILE_REOPENED)
+        return 0;
+    proc_path((unsigned)file->fd, path);
+    opened = open(path, O_RDONLY | O_CLOEXEC);
+    if (opened >= 0)
+        return 0;
+    if (errno != EACCES)
+        return -errno;
+    fd = memfd_create("copy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    r = copy((int)file->fd, fd);
+    return r < 0 ? r : place_take(steal_fd(&fd), (int)file->fd);
+}
