@@ -83,15 +83,26 @@ static int skip_lost(struct log_file *log)
     return 0;
 }
 
+/* Shorter than what we have read, which no rotation does: somebody truncated it. */
+static bool begun_anew(struct log_file *log)
+{
+    uint64_t start, end;
+
+    if (log_reader_range(&log->reader, &start, &end) < 0 || end >= log->position)
+        return false;
+    log->position = log->reader.joint;
+    return true;
+}
+
 static int copy_rest(struct log_file *log, int out_fd)
 {
     char block[BLOCK];
 
     while (log->reader.fd >= 0) {
         ssize_t n = log_reader_read(&log->reader, log->position, block, sizeof(block));
-        if (n == 0)
+        if (n == 0 && !begun_anew(log))
             break;
-        int r = n > 0 ? fd_write_all(out_fd, block, (size_t)n) : n == -ERANGE || n == -EIO ? skip_lost(log) : (int)n;
+        int r = n == 0 ? 0 : n > 0 ? fd_write_all(out_fd, block, (size_t)n) : n == -ERANGE || n == -EIO ? skip_lost(log) : (int)n;
         if (r < 0)
             return r;
         if (n > 0)

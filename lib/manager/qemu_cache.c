@@ -20,7 +20,7 @@ struct entry {
     struct qemu_capabilities capabilities;
     struct err err; /* set: it gave no answer */
     uint64_t failed_us;
-    unsigned retry_ms;  /* and how long that is believed */
+    unsigned retry_ms; /* and how long that is believed */
 };
 
 struct qemu_cache {
@@ -169,10 +169,7 @@ static void put_take(struct qemu_cache *c, struct entry *e)
 }
 
 /* The host's trouble of a moment says nothing about the binary. */
-static bool is_passing(int r)
-{
-    return r == -EAGAIN || r == -EMFILE || r == -ENFILE || r == -ENOMEM;
-}
+static bool is_passing(int r) { return r == -EAGAIN || r == -EMFILE || r == -ENFILE || r == -ENOMEM; }
 
 int qemu_cache_ask(struct qemu_cache *c, const char *path, struct err *err)
 {

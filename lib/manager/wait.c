@@ -120,9 +120,11 @@ static bool check_stopped(struct waiter *w)
     int written = w->what.written ? wish_written(vm, w->what.write) : 1;
 
     if (written < 0) {
-        api_fail(take_call(w), vm->name, "not-saved", NULL, "the wish that %s stops can't be written to disk (see the manager's log), so it runs on: make room there, or stop it at its shim: "
-                 "vmctl shim call %s Stop '{\"incarnation\": %llu}'",
-                 vm->name, vm->name, (unsigned long long)vm->incarnation);
+        api_fail(
+            take_call(w), vm->name, "not-saved", NULL,
+            "the wish that %s stops can't be written to disk (see the manager's log), so it runs on: make room there, or stop it at its shim: "
+            "vmctl shim call %s Stop '{\"incarnation\": %llu}'",
+            vm->name, vm->name, (unsigned long long)vm->incarnation);
         return true;
     }
     if (written > 0 && ((vm->presence == PRESENCE_GONE && !vm->launch) || vm->incarnation > w->what.target)) {
@@ -162,7 +164,10 @@ static bool check_applied(struct waiter *w)
     if (written == 0)
         return false;
     if (written < 0) {
-        api_fail(take_call(w), vm->name, "not-saved", NULL, "%s is started, but the wish for it can't be written to disk (see the manager's log): it would not be started again after a reboot", vm->name);
+        api_fail(
+            take_call(w), vm->name, "not-saved", NULL,
+            "%s is started, but the wish for it can't be written to disk (see the manager's log): it would not be started again after a reboot",
+            vm->name);
     } else {
         json_t *reply = steal_ptr(&w->what.reply);
 
