@@ -97,7 +97,7 @@ bool proc_is_stopped(pid_t pid)
 {
     struct proc_stat stat = { 0 };
 
-    return proc_stat_read(pid, &stat) >= 0 && (stat.state == 'T' || stat.state == 't');
+    return proc_stat_read(pid, &stat) >= 0 && stat.state == 'T';
 }
 
 /* A pidfd and what /proc says of the same process. */

@@ -46,7 +46,7 @@ int pidref_exit_status(const struct pidref *ref, int *ret_wstatus);
 /* Start time of a living process. -ESRCH. */
 int proc_start_time(pid_t pid, uint64_t *ret_ticks);
 
-/* Whether a living process is stopped (SIGSTOP, a debugger) and so can't answer anybody. */
+/* Whether a living process is stopped (SIGSTOP) and so can't answer anybody. The short stops of one that is traced don't count. */
 bool proc_is_stopped(pid_t pid);
 
 /* This boot's id as 36 characters; read once by the caller and compared as text. */

@@ -9,6 +9,7 @@
 #include "lib/base/err.h"
 #include "lib/base/fd.h"
 #include "lib/base/json.h"
+#include "lib/base/util.h"
 
 #define ERROR_PREFIX "org.varlink.service."
 
@@ -61,14 +62,18 @@ static void call_free(struct varlink_call *call)
     free(call);
 }
 
-/* Our own reply must fit our own description. In test builds a misfit stops the program; else the client is told. */
-static int refuse_misfit(struct varlink_call *call, const struct err *e)
+/* Our own reply must fit our own description. In test builds a misfit stops the program, unless there was no memory for any parameters at
+ * all; else the client is told. */
+static int refuse_misfit(struct varlink_call *call, bool deliberate, const struct err *e)
 {
-    json_t auto_json *parameters = json_pack("{s:s}", "reason", e->text);
+    json_t auto_json *parameters = json_pack("{s:s}", "reason", deliberate ? e->text : "out of memory");
 
 #ifdef HOLDFAST_FAILPOINTS
-    fprintf(stderr, "%s.%s: reply doesn't fit its description: %s\n", varlink_interface_name(call->interface), call->method->name, e->text);
-    abort();
+    if (deliberate) {
+        fprintf(stderr, "%s.%s: reply doesn't fit its description: %s\n", varlink_interface_name(call->interface), call->method->name,
+                e->text);
+        abort();
+    }
 #endif
     if (!call->oneway)
         send_reply(call->connection, "io.holdfast.InternalError", parameters, false);
@@ -96,6 +101,11 @@ static int check_error(const struct varlink_call *call, const char *error, const
     return err_set(err, EINVAL, "bad-parameter", "%s is not an error of %s", error, varlink_interface_name(call->interface));
 }
 
+static bool knows_error(const struct varlink_call *call, const char *error)
+{
+    return belongs_to(call->interface, error) && varlink_interface_has_error(call->interface, error);
+}
+
 static int end_call(struct varlink_call *call, const char *error, json_t *parameters)
 {
     struct err e = ERR_INIT;
@@ -104,7 +114,7 @@ static int end_call(struct varlink_call *call, const char *error, json_t *parame
     if (call->connection && !call->failed) {
         r = error ? check_error(call, error, parameters, &e) : check_reply(call, parameters, &e);
         if (r == -EINVAL)
-            r = refuse_misfit(call, &e);
+            r = refuse_misfit(call, parameters || (error && !knows_error(call, error)), &e);
         else if (r == 0 && !call->oneway)
             r = send_reply(call->connection, error, parameters, false);
     }
@@ -136,9 +146,8 @@ int varlink_call_error_reason_consume(struct varlink_call *call, const char *err
     va_start(ap, fmt);
     vsnprintf(reason, sizeof(reason), fmt, ap);
     va_end(ap);
+    utf8_clean(reason); /* cut inside of a character, or no UTF-8 to begin with */
     text = json_string(reason);
-    if (!text) /* cut inside of a character, or no UTF-8 to begin with */
-        text = json_string("(the reason is not valid text)");
     json_object_set_new(owned, "reason", text);
     return end_call(call, error, owned);
 }
@@ -158,7 +167,7 @@ int varlink_call_continue_consume(struct varlink_call *call, json_t *parameters)
         return send_reply(call->connection, NULL, owned, true);
     /* For the client the call is over; its method still ends it, which then says nothing more. */
     call->failed = r == -EINVAL;
-    return r == -EINVAL ? refuse_misfit(call, &e) : r;
+    return r == -EINVAL ? refuse_misfit(call, owned != NULL, &e) : r;
 }
 
 size_t varlink_call_queued(const struct varlink_call *call) { return call->connection ? stream_queued(call->connection->stream) : 0; }

@@ -69,7 +69,7 @@ class Syscalls(FaultTest):
             self.fail(f"the manager ended ({self.host.manager.returncode}): {self.host.manager_log()}")
         wait_for(self.host.manager_answers, "the manager to answer", 20)
         wait_for(lambda: self.host.state("web") in ("running", "paused"), f"web to be well ({self.host.vm('web')})")
-        self.host.vmctl("resume", "web", check=False)
+        wait_for(lambda: self.host.vmctl("resume", "web", check=False).returncode == 0, "web to be resumed", 20)
         self.same(self.before, self.running("web"))
         self.host.wait_ticks("web")
         self.assertWhole("web")

@@ -97,7 +97,7 @@ static void broken(struct varlink_call *call, const json_t *parameters, void *us
     else if (streq(how, "error"))
         f.last_result = varlink_call_error_consume(call, "org.example.test.Unheard", NULL);
     else
-        f.last_result = varlink_call_error_consume(call, "org.example.test.Sorry", NULL);
+        f.last_result = varlink_call_error_consume(call, "org.example.test.Sorry", json_object());
 }
 
 static void whoami(struct varlink_call *call, const json_t *parameters, void *userdata)
