@@ -136,6 +136,8 @@ static void qemu_ended(struct vm *vm)
     ending.status_known = r >= 0;
     tree_forget(&vm->tree, vm->qemu.ref.pid);
     vm->qemu.cause = policy_cause(&ending);
+    if (vm->qemu.cause.kind == EXIT_SIGNAL && vm->qemu.cause.signal == SIGKILL && oom_watch_struck(&vm->qemu.oom))
+        vm->qemu.cause.kind = EXIT_OOM;
     pidref_done(&vm->qemu.ref);
     qmp_client_free(steal_ptr(&vm->qemu.qmp));
     vm->qemu.qmp_ready = vm->qemu.gone = false;
@@ -194,6 +196,8 @@ static void on_qemu_exited(struct pidwatch *w)
 
 void vm_qemu_watch(struct vm *vm)
 {
+    if (oom_watch_begin(&vm->qemu.oom, vm->qemu.ref.pid) < 0)
+        log_vm_warning(vm->plan.name, "out of memory: an end by the OOM killer would be shown as signal 9");
     ev_init(&vm->qemu.last_words, on_last_words);
     pidwatch_start(&vm->qemu.watch, vm->loop, &vm->qemu.ref, on_qemu_exited, vm);
 }

@@ -221,6 +221,7 @@ void vm_free(struct vm *vm)
     vm_api_clear(vm);
     event_ring_clear(&vm->events);
     exit_clear(&vm->last_exit);
+    oom_watch_done(&vm->qemu.oom);
     free(vm->qemu.shutdown_reason);
     free(vm->detail);
     plan_clear(&vm->plan);

@@ -20,6 +20,7 @@
 #include "proto/exit.h"
 #include "proto/plan.h"
 #include "shim/events.h"
+#include "shim/oom.h"
 #include "shim/policy.h"
 #include "shim/qmp_client.h"
 #include "shim/tree.h"
@@ -83,6 +84,7 @@ struct vm {
         ev_timer last_words;
         unsigned asked_status; /* how often the kernel was asked how it ended */
         char *shutdown_reason;
+        struct oom_watch oom;
         struct exit_cause cause; /* known once it is gone, concluded when its tree is too */
         uint64_t log_offset;     /* where this launch begins in qemu.log */
     } qemu;
