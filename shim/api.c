@@ -69,6 +69,16 @@ static void monitor_free(struct monitor_call *m)
 
 static void on_monitor_gone(void *arg) { monitor_free(arg); }
 
+/* One reply of the stream. Without memory for it the call is ended: a watcher may come again, but mustn't take less for the whole. */
+static bool monitor_send_consume(struct monitor_call *m, json_t *reply)
+{
+    if (reply)
+        return varlink_call_continue_consume(m->call, reply) >= 0;
+    reply_failed(m->call, "no-memory", "out of memory");
+    monitor_free(m);
+    return false;
+}
+
 /* Sends what the ring has beyond what was sent; a gap is told first. */
 static void monitor_feed(struct monitor_call *m)
 {
@@ -79,13 +89,12 @@ static void monitor_feed(struct monitor_call *m)
         uint64_t lost = ring->first_seq - 1 - m->sent;
 
         m->sent = ring->first_seq - 1;
-        if (varlink_call_continue_consume(
-                m->call, json_pack("{s{sI sI}}", "gap", "lost", (json_int_t)lost, "next", (json_int_t)ring->first_seq)) < 0)
+        if (!monitor_send_consume(m, json_pack("{s{sI sI}}", "gap", "lost", (json_int_t)lost, "next", (json_int_t)ring->first_seq)))
             return;
     }
     while ((e = event_ring_after(ring, m->sent))) {
         m->sent = e->seq;
-        if (varlink_call_continue_consume(m->call, json_pack("{so so}", "event", event_to_wire(e), "status", vm_status_to_wire(m->vm))) < 0)
+        if (!monitor_send_consume(m, json_pack("{so so}", "event", event_to_wire(e), "status", vm_status_to_wire(m->vm))))
             return;
     }
 }
@@ -107,7 +116,7 @@ static void monitor(struct varlink_call *call, const json_t *parameters, void *u
         m->sent = (uint64_t)json_integer_value(since);
     vm->monitors = m;
     varlink_call_on_gone(call, on_monitor_gone, m);
-    if (varlink_call_continue_consume(call, json_pack("{so}", "status", vm_status_to_wire(vm))) >= 0)
+    if (monitor_send_consume(m, json_pack("{so}", "status", vm_status_to_wire(vm))))
         monitor_feed(m);
 }
 

@@ -176,6 +176,10 @@ static void on_monitor(void *arg, const struct varlink_reply *r)
         line_ended(vm, r->failure);
         return;
     }
+    if (r->error && streq(r->error, "io.holdfast.Shim.Failed")) { /* its trouble of a moment: asked again */
+        line_ended(vm, -EAGAIN);
+        return;
+    }
     if (r->error) {
         auto_free char *why = NULL;
 
@@ -186,6 +190,10 @@ static void on_monitor(void *arg, const struct varlink_reply *r)
     status = json_object_get(r->parameters, "status");
     event = json_object_get(r->parameters, "event");
     gap = json_object_get(r->parameters, "gap");
+    if (!vm->answered && !json_is_object(status)) {
+        line_ended(vm, -EPROTO);
+        return;
+    }
     if (json_is_object(gap))
         events_gap(vm, json_u64(gap, "lost"), json_u64(gap, "next"));
     if (json_is_object(status)) {

@@ -62,6 +62,13 @@ static void call_free(struct varlink_call *call)
     free(call);
 }
 
+/* There was no memory to say what had to be said: a client that is hung up knows more than one that waits for ever. */
+static void hang_up(struct connection *c)
+{
+    c->closing = true;
+    stream_close_after_flush(c->stream);
+}
+
 /* Our own reply must fit our own description. In test builds a misfit stops the program, unless there was no memory for any parameters at
  * all; else the client is told. */
 static int refuse_misfit(struct varlink_call *call, bool deliberate, const struct err *e)
@@ -75,8 +82,8 @@ static int refuse_misfit(struct varlink_call *call, bool deliberate, const struc
         abort();
     }
 #endif
-    if (!call->oneway)
-        send_reply(call->connection, "io.holdfast.InternalError", parameters, false);
+    if (!call->oneway && send_reply(call->connection, "io.holdfast.InternalError", parameters, false) == -ENOMEM)
+        hang_up(call->connection);
     return -EINVAL;
 }
 
@@ -117,6 +124,8 @@ static int end_call(struct varlink_call *call, const char *error, json_t *parame
             r = refuse_misfit(call, parameters || (error && !knows_error(call, error)), &e);
         else if (r == 0 && !call->oneway)
             r = send_reply(call->connection, error, parameters, false);
+        if (r == -ENOMEM)
+            hang_up(call->connection);
     }
     call_free(call);
     return r;
@@ -164,10 +173,14 @@ int varlink_call_continue_consume(struct varlink_call *call, json_t *parameters)
         return -EPIPE;
     r = check_reply(call, owned, &e);
     if (r == 0)
-        return send_reply(call->connection, NULL, owned, true);
+        r = send_reply(call->connection, NULL, owned, true);
+    if (r == -ENOMEM)
+        hang_up(call->connection);
+    if (r != -EINVAL)
+        return r;
     /* For the client the call is over; its method still ends it, which then says nothing more. */
-    call->failed = r == -EINVAL;
-    return r == -EINVAL ? refuse_misfit(call, owned != NULL, &e) : r;
+    call->failed = true;
+    return refuse_misfit(call, owned != NULL, &e);
 }
 
 size_t varlink_call_queued(const struct varlink_call *call) { return call->connection ? stream_queued(call->connection->stream) : 0; }
