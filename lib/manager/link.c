@@ -176,7 +176,7 @@ static void on_monitor(void *arg, const struct varlink_reply *r)
         line_ended(vm, r->failure);
         return;
     }
-    if (r->error && streq(r->error, "io.holdfast.Shim.Failed")) { /* its trouble of a moment: asked again */
+    if (r->error && streq_opt(json_string_value(json_object_get(r->parameters, "id")), "no-memory")) { /* for the moment: asked again */
         line_ended(vm, -EAGAIN);
         return;
     }
