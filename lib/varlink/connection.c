@@ -371,14 +371,6 @@ static void pump(void *arg)
     update_pause(c);
 }
 
-/* What stands behind a request to upgrade is not ours to cut into messages, so this must be known before its turn. */
-static bool is_upgrade(const char *text, size_t len)
-{
-    struct varlink_message auto_varlink_message m = { 0 };
-
-    return memmem(text, len, "\"upgrade\"", 9) && varlink_message_parse_call(text, len, &m, NULL) == 0 && m.upgrade;
-}
-
 static void on_frame(void *arg, char *data, size_t len)
 {
     struct connection *c = arg;
@@ -404,7 +396,8 @@ static void on_frame(void *arg, char *data, size_t len)
     *c->pending_tail = p;
     c->pending_tail = &p->next;
     c->pending_bytes += sizeof(*p) + len;
-    c->upgrade_pending = is_upgrade(p->text, len);
+    /* What stands behind a request to upgrade is not ours to cut into messages, so this must be known before its turn. */
+    c->upgrade_pending = varlink_message_is_upgrade(p->text, len);
     update_pause(c);
 }
 

@@ -124,3 +124,10 @@ int varlink_message_format_reply(const char *error, json_t *parameters, bool con
         return -ENOMEM;
     return json_format(root, ret_text, ret_len);
 }
+
+bool varlink_message_is_upgrade(const char *text, size_t len)
+{
+    struct varlink_message auto_varlink_message m = { 0 };
+
+    return memmem(text, len, "\"upgrade\"", 9) && varlink_message_parse_call(text, len, &m, NULL) == 0 && m.upgrade;
+}

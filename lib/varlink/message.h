@@ -22,6 +22,8 @@ struct varlink_message {
 int varlink_message_parse_call(const char *text, size_t len, struct varlink_message *ret_message, struct err *err);
 int varlink_message_parse_reply(const char *text, size_t len, struct varlink_message *ret_message, struct err *err);
 void varlink_message_clear(struct varlink_message *m);
+/* Whether it is a call that asks for an upgrade. */
+bool varlink_message_is_upgrade(const char *text, size_t len);
 #define auto_varlink_message auto_cleanup(varlink_message_clear)
 
 /* The text of a message, malloc'ed; `parameters` stays the caller's, NULL: left out. -ENOMEM, -EINVAL for text that isn't UTF-8. */
