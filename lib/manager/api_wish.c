@@ -39,6 +39,13 @@ static bool is_coming(const struct vm *vm)
     return vm->presence == PRESENCE_SHIM && vm->answered && vm->view < STATE_STOPPING && vm->stop_sent != vm->incarnation;
 }
 
+/* Something of an earlier life may still come to light (a shim that was killed holds its lock a moment longer than it answers), and with it
+ * a number above the one we know: the life that is wished for begins behind that one. */
+static bool is_unsettled(const struct vm *vm)
+{
+    return vm->presence == PRESENCE_CHECKING || (vm->presence == PRESENCE_SHIM && !vm->answered);
+}
+
 static void wish_next(struct vm *vm, struct varlink_call *call)
 {
     uint64_t from = vm->incarnation + 1;
@@ -46,7 +53,7 @@ static void wish_next(struct vm *vm, struct varlink_call *call)
     uint32_t write;
 
     reconcile_fresh(vm);
-    vm->from_next = was_unclear || vm->presence == PRESENCE_CHECKING;
+    vm->from_next = was_unclear || is_unsettled(vm);
     write = wish_change(vm, &(struct wish_change){ .wish = WANTED_RUNNING, .from = from, .keep = true });
     wait_begin_consume(vm, call, &(struct wait_for){ .kind = WAIT_STARTED, .target = from, .written = true, .write = write });
     /* What didn't parse is set aside by now: the end it would have told of is explained before the next life begins. */
