@@ -16,6 +16,10 @@ enum plan_fd {
     PLAN_FD_RAM = 5,     /* memfd that is the guest's RAM, when ram.shared */
     PLAN_FD_AGENT = 7,   /* listening socket of the guest agent's channel, when qemu.agent: agent.sock */
     PLAN_FD_LOCK = 6,    /* vm.lock, held for as long as QEMU lives */
+    /* The preload library's, when ram.shared (shim/agent/agent.h). */
+    PLAN_FD_RAM_SOCKET = 8,
+    PLAN_FD_UFFD = 9,
+    PLAN_FD_PRELOAD = 15,
     /* What qemu.files names. By kind and index like the PCI slots, so that adding one moves no other. */
     PLAN_FD_CONSOLE_LOG = 10,
     PLAN_FD_KERNEL = 11,
@@ -23,6 +27,9 @@ enum plan_fd {
     PLAN_FD_FIRMWARE = 13,
     PLAN_FD_VSOCK = 14,
     PLAN_FD_NETWORK = 16, /* to 23 */
+    /* Not for QEMU to use, but to be found in it by a shim that takes a dead one's place. */
+    PLAN_FD_PAGES = 30, /* which pages of a snapshot are in (shim/memory/pager.h) */
+    PLAN_FD_IMAGE = 31, /* the snapshot's memory.raw, locked against being deleted */
     PLAN_FD_DISK = 32,    /* to 95 */
     PLAN_FD_BACKING = 96, /* backing files of all disks, in their order */
     PLAN_FD_END = 512,

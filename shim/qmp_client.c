@@ -150,6 +150,11 @@ void qmp_client_free(struct qmp_client *c)
 int qmp_client_call(struct qmp_client *c, const char *command, const json_t *arguments, uint64_t timeout_ms,
                     void (*done)(void *arg, const struct qmp_result *r), void *arg)
 {
+    return qmp_client_call_fd(c, command, arguments, -1, &(struct qmp_done){ timeout_ms, done, arg });
+}
+
+int qmp_client_call_fd(struct qmp_client *c, const char *command, const json_t *arguments, int fd, const struct qmp_done *done)
+{
     struct pending *call, **tail = &c->calls;
     auto_free char *line = NULL;
     size_t len;
@@ -163,20 +168,20 @@ int qmp_client_call(struct qmp_client *c, const char *command, const json_t *arg
     call = calloc(1, sizeof(*call));
     if (!call)
         return -ENOMEM;
-    r = stream_send(c->stream, line, len);
+    r = stream_send_fd(c->stream, line, len, fd);
     if (r < 0) {
         free(call);
         return r;
     }
     call->client = c;
     call->id = ++c->last_id;
-    call->done = done;
-    call->arg = arg;
+    call->done = done->done;
+    call->arg = done->arg;
     while (*tail)
         tail = &(*tail)->next;
     *tail = call;
-    ev_timer_init(&call->deadline, on_deadline, (double)timeout_ms / 1000.0, 0.0);
-    if (timeout_ms > 0)
+    ev_timer_init(&call->deadline, on_deadline, (double)done->timeout_ms / 1000.0, 0.0);
+    if (done->timeout_ms > 0)
         ev_timer_start(loop_ev(c->loop), &call->deadline);
     return 0;
 }

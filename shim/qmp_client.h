@@ -34,3 +34,11 @@ DEFINE_CLEANUP(struct qmp_client *, qmp_client, qmp_client_free)
  * `arguments` is borrowed. -ENOTCONN before ready, -ENOMEM, -ENOBUFS: then `done` isn't called. */
 int qmp_client_call(struct qmp_client *c, const char *command, const json_t *arguments, uint64_t timeout_ms,
                     void (*done)(void *arg, const struct qmp_result *r), void *arg);
+
+struct qmp_done {
+    uint64_t timeout_ms; /* 0: none */
+    void (*done)(void *arg, const struct qmp_result *r);
+    void *arg;
+};
+/* The same, with a descriptor for QEMU going along (add-fd, getfd); -1: none. `fd` stays the caller's. Also -EBUSY: see stream_send_fd(). */
+int qmp_client_call_fd(struct qmp_client *c, const char *command, const json_t *arguments, int fd, const struct qmp_done *done);

@@ -38,6 +38,9 @@ DEFINE_CLEANUP(struct stream *, stream, stream_free)
 /* Queues a copy of `len` bytes, then the delimiter (none in raw mode); tries to write at once. -ENOBUFS when the queue is full (the stream
  * then closes on the next iteration, through on_close), -EPIPE after close, -ENOMEM. */
 int stream_send(struct stream *s, const void *data, size_t len);
+/* As stream_send(), with a descriptor going along (unix(7), SCM_RIGHTS); -1: none. `fd` stays the caller's. -EBUSY when something is
+ * queued, or the socket is full: nothing was sent, and it may be tried again once on_drained was called. */
+int stream_send_fd(struct stream *s, const void *data, size_t len, int fd);
 size_t stream_queued(const struct stream *s);
 
 /* Stops reading (back-pressure) or takes it up again. */

@@ -221,8 +221,11 @@ void argv_push_extras(struct argv *a)
         push_vsock(a);
     if (a->in->spec->agent)
         push_agent(a);
-    if (a->family == MACHINE_Q35)
+    if (a->family == MACHINE_Q35) {
         argv_push_json(a, "-device", json_pack("{s:s, s:s}", "driver", "pvpanic", "id", "panic0"));
-    else
+        /* New at every start, so that a guest which is restored or cloned learns that its randomness was seen before. */
+        argv_push_json(a, "-device", json_pack("{s:s, s:s, s:s}", "driver", "vmgenid", "id", "generation0", "guid", "auto"));
+    }
+    if (a->family == MACHINE_VIRT)
         argv_push_json(a, "-device", pci_device("pvpanic-pci", "panic0", SLOT_PANIC, 0));
 }
