@@ -151,3 +151,41 @@ bool socket_peer_in_group(int fd, const struct socket_peer *peer, gid_t gid)
         return false;
     }
 }
+
+union rights {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(sizeof(int))];
+};
+
+ssize_t socket_send_fd(int fd, const void *data, size_t len, int passed)
+{
+    union rights rights = { .header = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) } };
+    struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
+    struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
+    ssize_t n;
+
+    if (passed >= 0) {
+        memcpy(CMSG_DATA(&rights.header), &passed, sizeof(int));
+        message.msg_control = &rights;
+        message.msg_controllen = sizeof(rights.space);
+    }
+    n = sendmsg(fd, &message, MSG_NOSIGNAL);
+    return n < 0 ? -errno : n;
+}
+
+ssize_t socket_receive_fd(int fd, void *data, size_t len, int *ret_passed)
+{
+    union rights rights;
+    struct iovec iov = { .iov_base = data, .iov_len = len };
+    struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &rights, .msg_controllen = sizeof(rights.space) };
+    ssize_t n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+    int passed = -1;
+
+    if (n < 0)
+        return -errno;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+            memcpy(&passed, CMSG_DATA(c), sizeof(int));
+    *ret_passed = passed;
+    return n;
+}

@@ -15,6 +15,11 @@ int socket_connect(int dirfd, const char *name);
 /* As above by path; relative paths are the process's. */
 int socket_connect_path(const char *path);
 
+/* sendmsg(2) of `len` bytes with a descriptor going along (SCM_RIGHTS, unix(7)), -1: none; it stays the caller's. Returns bytes or -errno. */
+ssize_t socket_send_fd(int fd, const void *data, size_t len, int passed);
+/* recvmsg(2); *ret_passed is a descriptor that came along, the caller's from now on and close-on-exec, or -1. Bytes, 0 at the end, or -errno. */
+ssize_t socket_receive_fd(int fd, void *data, size_t len, int *ret_passed);
+
 struct socket_peer {
     pid_t pid;
     uid_t uid;

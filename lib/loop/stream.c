@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "lib/base/fd.h"
+#include "lib/base/socket.h"
 #include "lib/loop/byte_queue.h"
 
 enum {
@@ -397,20 +398,6 @@ void stream_free(struct stream *s)
     loop_defer(s->loop, &s->deferred, deferred_run, s);
 }
 
-/* As write_fd(), with `fd` going along as SCM_RIGHTS, unix(7). */
-static ssize_t write_with_fd(const struct stream *s, struct iovec *iov, size_t n, int fd)
-{
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control = { .header = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) } };
-
-    memcpy(CMSG_DATA(&control.header), &fd, sizeof(int));
-    return sendmsg(s->io.fd,
-                   &(struct msghdr){ .msg_iov = iov, .msg_iovlen = n, .msg_control = &control, .msg_controllen = sizeof(control.space) },
-                   MSG_NOSIGNAL);
-}
-
 int stream_send_fd(struct stream *s, const void *data, size_t len, int fd)
 {
     if (fd < 0)
@@ -420,11 +407,10 @@ int stream_send_fd(struct stream *s, const void *data, size_t len, int fd)
     if (!s->is_socket || stream_queued(s) > 0)
         return -EBUSY;
     /* The descriptor goes with the first byte; the rest follows as any other data. */
-    struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
-    ssize_t n = write_with_fd(s, &iov, 1, fd);
+    ssize_t n = socket_send_fd(s->io.fd, data, len, fd);
 
     if (n < 0)
-        return errno == EAGAIN || errno == EINTR ? -EBUSY : fail_later(s, -errno);
+        return n == -EAGAIN || n == -EINTR ? -EBUSY : fail_later(s, (int)n);
     return stream_send(s, (const char *)data + n, len - (size_t)n);
 }
 
