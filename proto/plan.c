@@ -88,6 +88,16 @@ static const struct field logs_fields[] = {
 };
 TYPE(logs_type, "logs", SIZE_OF(logs), logs_fields);
 
+/* A mode that isn't told is lazy, so that a plan without a restore has no such object. */
+static const struct field restore_fields[] = {
+    { "folder", FIELD_STRING, FIELD_REQUIRED | FIELD_OMIT_EMPTY, IN(restore, folder) },
+    { "mode", FIELD_ENUM, FIELD_OMIT_EMPTY, IN(restore, mode), .names = &restore_mode_names },
+    { "prefetch", FIELD_BOOL, FIELD_OMIT_EMPTY, IN(restore, prefetch) },
+    { "record", FIELD_BOOL, FIELD_OMIT_EMPTY, IN(restore, record) },
+    { "ephemeral", FIELD_BOOL, FIELD_OMIT_EMPTY, IN(restore, ephemeral) },
+};
+TYPE(restore_type, "restore", SIZE_OF(restore), restore_fields);
+
 static const struct field plan_fields[] = {
     { "schema", FIELD_UINT, FIELD_REQUIRED, AT(schema), .min = 1 },
     { "name", FIELD_STRING, FIELD_REQUIRED, AT(name) },
@@ -101,6 +111,7 @@ static const struct field plan_fields[] = {
     { "health", FIELD_ARRAY, FIELD_OMIT_EMPTY, AT(health), .count_offset = offsetof(struct plan, n_health), .type = &probe_type },
     { "stop", FIELD_ARRAY, FIELD_OMIT_EMPTY, AT(stop), .count_offset = offsetof(struct plan, n_stop), .type = &rung_type },
     { "logs", FIELD_OBJECT, 0, AT(logs), .type = &logs_type },
+    { "restore", FIELD_OBJECT, FIELD_OMIT_EMPTY, AT(restore), .type = &restore_type },
 };
 const struct record_type plan_type = {
     .what = "plan", .size = sizeof(struct plan), .fields = plan_fields, .n_fields = ARRAY_LEN(plan_fields)
@@ -180,10 +191,8 @@ static int check_plan(const void *record, struct err *err)
     const struct {
         const char *place, *path;
     } paths[] = {
-        { "/run_dir", plan->run_dir },
-        { "/state_dir", plan->state_dir },
-        { "/log_dir", plan->log_dir },
-        { "/qemu/path", plan->qemu.path },
+        { "/run_dir", plan->run_dir },     { "/state_dir", plan->state_dir },           { "/log_dir", plan->log_dir },
+        { "/qemu/path", plan->qemu.path }, { "/restore/folder", plan->restore.folder },
     };
     for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
         int r = check_absolute(paths[i].place, paths[i].path, err);
@@ -207,13 +216,22 @@ int plan_from_json(const json_t *json, struct plan *ret_plan, struct err *err)
     return r;
 }
 
-int plan_to_json(const struct plan *plan, json_t **ret_json) { return record_emit(&plan_type, plan, ret_json); }
+int plan_to_json(const struct plan *plan, json_t **ret_json)
+{
+    int r = record_emit(&plan_type, plan, ret_json);
+    if (r >= 0 && !plan->restore.folder)
+        json_object_del(*ret_json, "restore"); /* a mode alone restores nothing */
+    return r;
+}
 
 int plan_digest(const struct plan *plan, char ret_hex[17])
 {
     auto_json json_t *json = NULL;
     int r = plan_to_json(plan, &json);
-    return r < 0 ? r : json_digest(json, ret_hex);
+    if (r < 0)
+        return r;
+    json_object_del(json, "restore");
+    return json_digest(json, ret_hex);
 }
 
 void plan_clear(struct plan *plan) { record_clear(&plan_type, plan); }

@@ -114,11 +114,21 @@ struct plan {
         uint64_t max_size;
         uint64_t keep;
     } logs;
+
+    /* How the next start begins: from a snapshot. It says nothing of what the VM is, so it isn't part of the digest, and the shim takes it
+     * out of plan.json once the guest runs: a restart later boots. */
+    struct {
+        char *folder;   /* of the snapshot, absolute; NULL: none, and the rest means nothing */
+        int mode;       /* enum restore_mode */
+        bool prefetch;  /* load the known working set first */
+        bool record;    /* learn the working set if none is known */
+        bool ephemeral; /* a VM that was made for learning it, and goes when that is done */
+    } restore;
 };
 
 extern const struct record_type plan_type;
 
-/* Digest of a plan: equal plans, equal digests, whatever the order of keys. */
+/* Digest of a plan but for its restore: equal plans, equal digests, whatever the order of keys. */
 int plan_digest(const struct plan *plan, char ret_hex[17]);
 
 int plan_from_json(const json_t *json, struct plan *ret_plan, struct err *err); /* checks schema and what must be there */

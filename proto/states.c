@@ -67,3 +67,6 @@ static const char *const action_table[] = {
     [HEALTH_ACTION_RESET] = "reset",
 };
 NAMES(health_action_names, "health action", action_table);
+
+static const char *const restore_table[] = { [RESTORE_LAZY] = "lazy", [RESTORE_MAPPED] = "mapped", [RESTORE_EAGER] = "eager" };
+NAMES(restore_mode_names, "restore mode", restore_table);

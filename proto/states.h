@@ -67,3 +67,8 @@ extern const struct enum_names probe_kind_names;
 
 enum health_action { HEALTH_ACTION_NONE, HEALTH_ACTION_RESTART, HEALTH_ACTION_RESET };
 extern const struct enum_names health_action_names;
+
+/* Where a restored guest's memory comes from: served by the shim page by page as the guest asks for it, mapped from the snapshot's file
+ * and paged by the kernel, or loaded whole before the guest runs. */
+enum restore_mode { RESTORE_LAZY, RESTORE_MAPPED, RESTORE_EAGER };
+extern const struct enum_names restore_mode_names;

@@ -72,6 +72,57 @@ START_TEST(plan_digest_tells_change)
 }
 END_TEST
 
+static void with_restore(struct plan *plan, int mode)
+{
+    plan->restore.mode = mode;
+    plan->restore.prefetch = true;
+    plan->restore.ephemeral = true;
+}
+
+START_TEST(plan_restore_is_read_back)
+{
+    for (size_t mode = 0; mode < restore_mode_names.n; mode++) {
+        auto_json json_t *json = json_of(plan_text), *with = NULL;
+        auto_plan struct plan plan = { 0 }, back = { 0 };
+        ck_assert_int_eq(plan_from_json(json, &plan, NULL), 0);
+        ck_assert_ptr_null(plan.restore.folder);
+        ck_assert_int_eq(str_set(&plan.restore.folder, "/var/lib/holdfast/snapshots/web/one"), 0);
+        with_restore(&plan, (int)mode);
+        ck_assert_int_eq(plan_to_json(&plan, &with), 0);
+        ck_assert_int_eq(plan_from_json(with, &back, NULL), 0);
+        ck_assert_str_eq(back.restore.folder, plan.restore.folder);
+        ck_assert_int_eq(back.restore.mode, (int)mode);
+        ck_assert(back.restore.prefetch && !back.restore.record && back.restore.ephemeral);
+    }
+}
+END_TEST
+
+START_TEST(plan_without_a_folder_has_no_restore)
+{
+    auto_json json_t *json = json_of(plan_text), *without = NULL;
+    auto_plan struct plan plan = { 0 };
+    ck_assert_int_eq(plan_from_json(json, &plan, NULL), 0);
+    with_restore(&plan, RESTORE_EAGER);
+    ck_assert_int_eq(plan_to_json(&plan, &without), 0);
+    ck_assert(json_equal(json, without));
+}
+END_TEST
+
+/* A VM that was restored is what its spec says, and isn't shown as changed. */
+START_TEST(plan_digest_leaves_the_restore_out)
+{
+    auto_json json_t *json = json_of(plan_text);
+    auto_plan struct plan plan = { 0 };
+    char before[17], after[17];
+    ck_assert_int_eq(plan_from_json(json, &plan, NULL), 0);
+    ck_assert_int_eq(plan_digest(&plan, before), 0);
+    ck_assert_int_eq(str_set(&plan.restore.folder, "/s"), 0);
+    with_restore(&plan, RESTORE_MAPPED);
+    ck_assert_int_eq(plan_digest(&plan, after), 0);
+    ck_assert_str_eq(before, after);
+}
+END_TEST
+
 /* Sets what the JSON Pointer-like path of two keys names; NULL value: removes it. */
 static json_t *plan_with(const char *object, const char *key, const char *value)
 {
@@ -115,6 +166,9 @@ START_TEST(plan_refuses)
         { NULL, "prepare", "[{\"what\":\"x\",\"argv\":[\"true\"]}]", "/prepare/0/argv: expected an absolute path" },
         { NULL, "prepare", "[{\"what\":\"x\",\"argv\":[\"/bin/true\"],\"creates\":\"x\"}]",
           "/prepare/0/creates: expected an absolute path" },
+        { NULL, "restore", "{}", "/restore/folder: required" },
+        { NULL, "restore", "{\"folder\":\"s\"}", "/restore/folder: expected an absolute path, got \"s\"" },
+        { NULL, "restore", "{\"folder\":\"/s\",\"mode\":\"quick\"}", "/restore/mode: expected one of lazy mapped eager" },
         { NULL, "stop", "[{\"kind\":\"magic\"}]", "/stop/0/kind: expected one of agent acpi quit term kill" },
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -332,6 +386,9 @@ static void add_tests(TCase *tc)
 {
     tcase_add_test(tc, plan_round_trip);
     tcase_add_test(tc, plan_digest_tells_change);
+    tcase_add_test(tc, plan_restore_is_read_back);
+    tcase_add_test(tc, plan_without_a_folder_has_no_restore);
+    tcase_add_test(tc, plan_digest_leaves_the_restore_out);
     tcase_add_test(tc, plan_refuses);
     tcase_add_test(tc, plan_of_a_later_build_is_read);
     tcase_add_test(tc, status_round_trip);

@@ -6,10 +6,17 @@ static const struct {
     const struct enum_names *names;
     size_t n;
 } tables[] = {
-    { &vm_state_names, STATE_COUNT },           { &vm_view_names, VIEW_COUNT },           { &vm_wanted_names, WANTED_RUNNING + 1 },
-    { &vm_health_names, HEALTH_UNHEALTHY + 1 }, { &exit_kind_names, EXIT_OOM + 1 },       { &restart_policy_names, RESTART_ALWAYS + 1 },
-    { &rung_kind_names, RUNG_CGROUP + 1 },      { &probe_kind_names, PROBE_CONSOLE + 1 }, { &health_action_names, HEALTH_ACTION_RESET + 1 },
+    { &vm_state_names, STATE_COUNT },
+    { &vm_view_names, VIEW_COUNT },
+    { &vm_wanted_names, WANTED_RUNNING + 1 },
+    { &vm_health_names, HEALTH_UNHEALTHY + 1 },
+    { &exit_kind_names, EXIT_OOM + 1 },
+    { &restart_policy_names, RESTART_ALWAYS + 1 },
+    { &rung_kind_names, RUNG_CGROUP + 1 },
+    { &probe_kind_names, PROBE_CONSOLE + 1 },
+    { &health_action_names, HEALTH_ACTION_RESET + 1 },
     { &file_kind_names, FILE_TAP + 1 },
+    { &restore_mode_names, RESTORE_EAGER + 1 },
 };
 
 START_TEST(every_table_is_whole_and_round_trips)
