@@ -85,9 +85,13 @@ class Varlink:
 
     def __init__(self, path, timeout=10.0):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(timeout)
-        self.socket.connect(path)
         self.buffer = b""
+        try:
+            self.socket.settimeout(timeout)
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
 
     def send(self, method, parameters=None, **flags):
         message = {"method": method, "parameters": parameters or {}, **flags}
@@ -154,7 +158,7 @@ class Host:
         try:
             with Varlink(os.path.join(self.dirs["run"], "manager.sock"), 5) as v:
                 return "parameters" in v.call("org.varlink.service.GetInfo")
-        except OSError:
+        except (OSError, EOFError):  # it isn't there, or about to go
             return False
 
     def manager_log(self):
@@ -228,6 +232,11 @@ class Host:
     def read_json(self, kind, name, file):
         with open(self.path(kind, name, file)) as f:
             return json.load(f)
+
+    def events(self, name):
+        """The events of a VM that are written down, in whole lines: the manager may be about to write another."""
+        with open(self.path("state", name, "events.jsonl")) as f:
+            return [json.loads(line) for line in f if line.endswith("\n")]
 
     def shim(self, name, timeout=10.0):
         return Varlink(self.path("run", name, "shim.sock"), timeout)

@@ -134,9 +134,7 @@ class FaultTest(HostTest):
 
     def exits(self, name):
         """The exits the manager has seen of a VM, from events.jsonl."""
-        with open(self.host.path("state", name, "events.jsonl")) as f:
-            events = [json.loads(line) for line in f]
-        return [e for e in events if e.get("type") == "exit"]
+        return [e for e in self.host.events(name) if e.get("type") == "exit"]
 
     def kill_shim(self, name):
         send(signal.SIGKILL, *shims(self.host, name))

@@ -112,6 +112,7 @@ class CrashPoints(FaultTest):
         if operation in (STOP, FORCE):
             self.host.wait_state("web", "stopped", deadline=40)
             self.assertEqual(self.host.qemus("web"), [])
+            wait_for(lambda: self.exits("web"), "the exit to be written down")
             self.assertEqual([e["incarnation"] for e in self.exits("web")], [1], "told exactly once")
         elif operation == DELETE:
             wait_for(lambda: "web" not in self.host.list(), "the delete to be finished", 40)
