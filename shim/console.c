@@ -2,15 +2,18 @@
  *
  * A viewer is a cursor in console.log, which QEMU itself writes: so a viewer that stalls loses nothing and stalls nobody, what it sees
  * is what the log has, and the backlog joins what follows by construction. A cursor is a position (lib/base/log_reader.h), which a rotation
- * doesn't change. QEMU's console socket is connected only while somebody types
- * and hung up when QEMU has read all of it: connected, a reader that is slow holds up the guest's serial port, and a QEMU that meets a full
- * socket writes the byte it will try again to its log twice (chardev/char.c, qemu_chr_write_buffer). */
+ * doesn't change.
+ *
+ * QEMU's console socket is connected only while QEMU has input to read. Connected, it gets the output too: a reader that is slow holds up
+ * the guest's serial port, and a QEMU that meets a full socket writes the byte it will try again to its log twice (chardev/char.c,
+ * qemu_chr_write_buffer). The socket is full after some 280 bytes, since each byte is a write, so nothing may depend on how soon we are
+ * scheduled: what was typed is written, our writing side is shut at once, and QEMU, which reads to the end of file however slowly its guest
+ * takes it, hangs up by itself right behind the last byte. What is typed meanwhile goes by the next connection. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/sockios.h>
 #include <stdio.h>
 #include <sys/inotify.h>
-#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "lib/base/fd.h"
@@ -26,7 +29,6 @@ enum {
     BACKLOG_MAX = 1024 * 1024,
     INPUT_QUEUE_MAX = 64 * 1024, /* input kept for a slow guest; viewers are read no further then */
     BATCH_MS = 10,               /* between two looks at a log that is written byte by byte */
-    HANG_UP_MS = 500,            /* without input, before the port is hung up */
 };
 
 struct viewer {
@@ -44,7 +46,9 @@ struct console {
     ev_io changed;         /* inotify(7) on it */
     ev_timer batch;
     struct stream *port; /* to QEMU, for input; NULL: not connected */
-    ev_timer hang_up;
+    bool port_shut;      /* all was written to it, and QEMU hangs up when it has read that */
+    char *typed;         /* since then */
+    size_t typed_len;
 };
 
 static void viewer_free(struct viewer *v)
@@ -153,9 +157,26 @@ static int open_log(struct console *c)
 
 static void port_close(struct console *c)
 {
-    ev_timer_stop(loop_ev(c->vm->loop), &c->hang_up);
     stream_free(steal_ptr(&c->port));
+    c->port_shut = false;
+    free(steal_ptr(&c->typed));
+    c->typed_len = 0;
 }
+
+/* Those that were stopped for what waited. */
+static void read_viewers_on(struct console *c)
+{
+    for (struct viewer *v = c->viewers; v; v = v->next)
+        stream_pause(v->stream, false);
+}
+
+static void port_shut_when_written(struct console *c)
+{
+    if (stream_queued(c->port) == 0 && shutdown(stream_fd(c->port), SHUT_WR) == 0)
+        c->port_shut = true;
+}
+
+static void port_send(struct console *c, const char *data, size_t len);
 
 static void on_port_output(void *arg, char *data, size_t len) {} /* the log has it */
 
@@ -163,33 +184,26 @@ static void on_port_drained(void *arg)
 {
     struct console *c = arg;
 
-    for (struct viewer *v = c->viewers; v; v = v->next)
-        stream_pause(v->stream, false);
+    port_shut_when_written(c);
+    read_viewers_on(c);
 }
 
 static void on_port_closed(void *arg, int error)
 {
-    on_port_drained(arg);
-    port_close(arg);
-}
+    struct console *c = arg;
+    auto_free char *typed = steal_ptr(&c->typed);
+    size_t len = c->typed_len;
 
-static void on_hang_up(struct ev_loop *ev, ev_timer *w, int revents)
-{
-    struct console *c = container_of(w, struct console, hang_up);
-    int unread = 0;
-
-    /* What QEMU hasn't read yet would be lost with the connection: a guest takes 16 bytes at a time. */
-    if (stream_queued(c->port) == 0 && ioctl(stream_fd(c->port), SIOCOUTQ, &unread) == 0 && unread == 0)
-        port_close(c);
+    port_close(c);
+    if (len > 0)
+        port_send(c, typed, len);
+    read_viewers_on(c);
 }
 
 static int port_open(struct console *c)
 {
-    int r, fd;
+    int r, fd = socket_connect(c->vm->run_fd, FILE_CONSOLE_SOCKET);
 
-    if (c->port)
-        return 0;
-    fd = socket_connect(c->vm->run_fd, FILE_CONSOLE_SOCKET);
     if (fd < 0)
         return fd;
     r = stream_new_take(c->vm->loop, fd,
@@ -207,17 +221,35 @@ static int port_open(struct console *c)
     return r;
 }
 
+static void keep_typed(struct console *c, const char *data, size_t len)
+{
+    char *longer = realloc(c->typed, c->typed_len + len);
+
+    if (!longer)
+        return;
+    memcpy(longer + c->typed_len, data, len);
+    c->typed = longer;
+    c->typed_len += len;
+}
+
+static void port_send(struct console *c, const char *data, size_t len)
+{
+    if (c->vm->qemu.ref.pid == 0 || (!c->port && port_open(c) < 0))
+        return; /* typed at a VM that isn't there */
+    if (c->port_shut)
+        keep_typed(c, data, len);
+    else if (stream_send(c->port, data, len) >= 0)
+        port_shut_when_written(c);
+}
+
 static void on_viewer_input(void *arg, char *data, size_t len)
 {
     struct viewer *v = arg;
     struct console *c = v->vm->console;
 
-    if (v->vm->qemu.ref.pid == 0 || port_open(c) < 0)
-        return; /* typed at a VM that isn't there */
-    (void)stream_send(c->port, data, len);
-    if (c->port && stream_queued(c->port) > INPUT_QUEUE_MAX)
+    port_send(c, data, len);
+    if (c->typed_len > INPUT_QUEUE_MAX || (c->port && stream_queued(c->port) > INPUT_QUEUE_MAX))
         stream_pause(v->stream, true);
-    ev_timer_again(loop_ev(v->vm->loop), &c->hang_up);
 }
 
 /* ---- viewers come and go, QEMUs too ---- */
@@ -250,8 +282,6 @@ static struct console *console_new(struct vm *vm)
     c->changed.fd = -1;
     ev_init(&c->batch, on_batch);
     c->batch.repeat = BATCH_MS / 1000.0;
-    ev_init(&c->hang_up, on_hang_up);
-    c->hang_up.repeat = HANG_UP_MS / 1000.0;
     return c;
 }
 
@@ -316,6 +346,7 @@ void vm_console_end_boot(struct vm *vm)
     if (!vm->console)
         return;
     port_close(vm->console);
+    read_viewers_on(vm->console);
     pump_all(vm->console);
 }
 

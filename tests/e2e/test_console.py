@@ -83,6 +83,45 @@ class Console(HostTest):
         self.assertEqual(gaps(numbers(stalled.data)), [])
         self.stopEverything()
 
+    def test_stalled_shim_stalls_nobody(self):
+        """Not even right behind something typed: QEMU lets go of its console by itself, so none of its output waits for us."""
+        self.host.apply(self.host.guest_spec("web"))
+        self.host.wait_ticks("web")
+        viewer = self.attach()
+        viewer.socket.sendall(b"flood 64\n")
+        log = self.host.path("log", "web", "console.log")
+        self.wait_for_text(log, b"flood 1024")
+        shim = self.host.shim_status("web")["shim"]["pid"]  # it answers, so it is done with what was typed
+        os.kill(shim, signal.SIGSTOP)
+        self.wait_for_text(log, b"flooded 64")
+        self.host.wait_ticks("web", 3)
+        os.kill(shim, signal.SIGCONT)
+        self.assertWhole("web")
+        with open(log, "rb") as f:
+            self.assertEqual([int(n) for n in re.findall(rb"flood (\d+) *\r\n", f.read())], list(range(1024, 0, -1)))
+        self.stopEverything()
+
+    def wait_for_text(self, path, text, deadline=120):
+        def look():
+            with open(path, "rb") as f:
+                return text in f.read()
+        wait_for(look, f"{text!r} in {path}", deadline)
+
+    def test_much_typed_at_once(self):
+        """More than the port takes at a time, in pieces, by two: each gets all of its own through, in order."""
+        self.host.apply(self.host.guest_spec("web"))
+        self.host.wait_ticks("web")
+        one, two = self.attach(), self.attach()
+        for n in range(60):
+            one.socket.sendall(b"echo one-%d\n" % n)
+            two.socket.sendall(b"echo two-%d\n" % n)
+            if n % 20 == 19:
+                self.read_until(one, lambda data, n=n: b"one-%d\r" % n in data and b"two-%d\r" % n in data)
+        for name in (b"one", b"two"):
+            self.assertEqual([int(n) for n in re.findall(name + rb"-(\d+)\r", one.data)], list(range(60)))
+        self.assertWhole("web")
+        self.stopEverything()
+
     def test_viewer_lost_in_the_middle_of_a_line(self):
         self.host.apply(self.host.guest_spec("web"))
         self.host.wait_ticks("web")

@@ -24,10 +24,14 @@ void channel_drop(struct channel *c)
 {
     c->client = fd_close(c->client);
     free(c->out);
-    free(c->in);
-    c->out = c->in = NULL;
-    c->out_len = c->out_cap = c->in_len = c->in_cap = 0;
+    c->out = NULL;
+    c->out_len = c->out_cap = 0;
     c->next_byte = 0;
+    if (c->keeps_line)
+        return;
+    free(c->in);
+    c->in = NULL;
+    c->in_len = c->in_cap = 0;
 }
 
 static void *grow(char **buf, size_t *cap, size_t need)

@@ -39,6 +39,7 @@ int behaviour_set(struct behaviour *b, const char *option);
 /* A listener that, like a chardev of QEMU's, serves one client at a time. */
 struct channel {
     int listener, client; /* -1: none */
+    bool keeps_line;      /* what a client began goes on with the next one's: a terminal knows nothing of clients */
     char *out;
     size_t out_len, out_cap;
     char *in; /* the line that is arriving */

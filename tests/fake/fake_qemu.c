@@ -246,6 +246,7 @@ int main(int argc, char **argv)
     int signals = open_signals();
     channel_init(&f.qmp, has_qmp && !f.behaviour.hang_greeting ? FAKE_FD_QMP : -1);
     channel_init(&f.console, has_console ? FAKE_FD_CONSOLE : -1);
+    f.console.keeps_line = true;
     f.qmp.byte_ms = f.behaviour.slow_qmp_ms;
     if (f.running)
         guest_cont(&f);
