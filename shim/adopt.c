@@ -50,7 +50,7 @@ static void inherit(struct vm *vm, const struct status *status)
     vm->restarts = status->restarts;
     vm->backoff.attempt = status->attempt;
     vm->state = (enum vm_state)status->state;
-    vm->stop.asked = vm->state == STATE_STOPPING; /* the ladder begins anew once the monitor answers */
+    vm->stop.asked = vm->state == STATE_STOPPING;
 }
 
 int vm_adopt(struct vm *vm, struct err *err)
@@ -78,6 +78,8 @@ int vm_adopt(struct vm *vm, struct err *err)
     r = vm_connect_qmp(vm);
     if (r < 0)
         return err_set_errno(err, -r, "no-monitor", "can't reach the monitor of QEMU (pid %d)", (int)vm->qemu.ref.pid);
+    if (vm->state == STATE_STOPPING)
+        vm_ladder_begin(vm); /* anew */
     health_state_changed(vm);
     return 0;
 }

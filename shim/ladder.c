@@ -9,6 +9,9 @@
 #include "shim/agent_call.h"
 #include "shim/vm.h"
 
+/* For a monitor that was just connected, as after a replacement, to greet: a sound one does in milliseconds, a hung one never. */
+enum { MONITOR_WAIT_MS = 2000 };
+
 static void take_rung(struct vm *vm);
 
 static bool qmp_send(struct vm *vm, const char *command)
@@ -132,10 +135,46 @@ static void take_rung(struct vm *vm)
     vm_tell(vm, EVENT_STOP_RUNG, NULL, "every rung was tried; waiting for QEMU to end");
 }
 
+static void on_no_monitor(struct ev_loop *ev, ev_timer *w, int revents)
+{
+    struct vm *vm = container_of(w, struct vm, stop.monitor);
+
+    vm_tell(vm, EVENT_SHIM, NULL, "QEMU's monitor doesn't answer: stopping without it");
+    take_rung(vm);
+}
+
+/* Without a monitor there is no asking a guest: its stop would begin with SIGTERM for no better reason than that we came a moment ago. */
+static bool may_wait_for_monitor(const struct vm *vm)
+{
+    return vm->qemu.ran && vm->qemu.qmp && !vm->qemu.qmp_ready && !vm->qemu.qmp_closed && (size_t)vm->stop.rung < vm->plan.n_stop &&
+           vm->plan.stop[vm->stop.rung].kind < RUNG_TERM;
+}
+
+static void stop_timers(struct vm *vm)
+{
+    ev_timer_stop(loop_ev(vm->loop), &vm->stop.next);
+    ev_timer_stop(loop_ev(vm->loop), &vm->stop.repeat);
+    ev_timer_stop(loop_ev(vm->loop), &vm->stop.monitor);
+}
+
 void vm_ladder_begin(struct vm *vm)
 {
+    stop_timers(vm); /* libev's heap doesn't survive an active timer's being initialized */
     /* A SIGSTOPped QEMU can't hear anything. */
     (void)vm_signal(vm, SIGCONT);
+    if (!may_wait_for_monitor(vm)) {
+        take_rung(vm);
+        return;
+    }
+    ev_timer_init(&vm->stop.monitor, on_no_monitor, MONITOR_WAIT_MS / 1000.0, 0.0);
+    ev_timer_start(loop_ev(vm->loop), &vm->stop.monitor);
+}
+
+void vm_ladder_monitor_ready(struct vm *vm)
+{
+    if (!ev_is_active(&vm->stop.monitor))
+        return;
+    ev_timer_stop(loop_ev(vm->loop), &vm->stop.monitor);
     take_rung(vm);
 }
 
@@ -147,8 +186,6 @@ void vm_ladder_force(struct vm *vm)
         first++;
     if (vm->stop.rung >= first && vm->stop.deadly)
         return;
-    ev_timer_stop(loop_ev(vm->loop), &vm->stop.next);
-    ev_timer_stop(loop_ev(vm->loop), &vm->stop.repeat);
     vm->stop.rung = first;
     vm_ladder_begin(vm);
 }
@@ -156,6 +193,5 @@ void vm_ladder_force(struct vm *vm)
 void vm_ladder_end(struct vm *vm)
 {
     agent_call_free(steal_ptr(&vm->stop.agent));
-    ev_timer_stop(loop_ev(vm->loop), &vm->stop.next);
-    ev_timer_stop(loop_ev(vm->loop), &vm->stop.repeat);
+    stop_timers(vm);
 }

@@ -48,8 +48,7 @@ void vm_continue(struct vm *vm)
     FAILPOINT("shim.before-cont");
     vm_console_begin_boot(vm);
     if (vm->state == STATE_STOPPING) {
-        if (!vm->qemu.child)
-            vm_ladder_begin(vm);
+        vm_ladder_monitor_ready(vm);
         return;
     }
     if (!vm->qemu.child && vm->qemu.ran)

@@ -96,6 +96,7 @@ struct vm {
         int rung;            /* index into plan.stop */
         uint64_t timeout_ms; /* instead of the polite rung's, 0: the plan's */
         ev_timer next, repeat;
+        ev_timer monitor;         /* active: the first rung waits for QEMU's monitor */
         struct agent_call *agent; /* the agent rung's word to the guest, under way */
     } stop;
 
@@ -147,7 +148,8 @@ int vm_adopt(struct vm *vm, struct err *err); /* takes a QEMU that a dead shim l
 int vm_connect_qmp(struct vm *vm);
 void vm_continue(struct vm *vm); /* greeting came: let the guest run */
 void vm_ladder_begin(struct vm *vm);
-void vm_ladder_force(struct vm *vm); /* from SIGTERM on */
+void vm_ladder_monitor_ready(struct vm *vm); /* whatever waited for it goes on */
+void vm_ladder_force(struct vm *vm);         /* from SIGTERM on */
 void vm_ladder_end(struct vm *vm);
 int vm_signal(struct vm *vm, int sig);
 /* A step or launch failed before QEMU ran, with an exit status (wait(2)) when there is one. */

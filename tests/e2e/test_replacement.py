@@ -114,6 +114,71 @@ class Replacement(HostTest):
         self.assertEqual((vm["wanted"], vm["last_exit"]["kind"]), ("stopped", "stopped"))
         self.stopEverything()
 
+    def leave_qemu_alone(self):
+        """Manager and shim are killed; returns the VM's status as it was."""
+        status = self.host.shim_status("web")
+        self.host.kill_manager()
+        os.kill(status["shim"]["pid"], signal.SIGKILL)
+        wait_for(lambda: not alive(status["shim"]["pid"]), "the shim to be gone")
+        return status
+
+    def occupy_monitor(self):
+        """QEMU serves one client at a time, so a shim that comes now isn't greeted."""
+        qmp = socket.socket(socket.AF_UNIX)
+        self.addCleanup(qmp.close)
+        qmp.settimeout(10)
+        qmp.connect(self.host.path("run", "web", "qmp.sock"))
+        self.assertIn(b"QMP", qmp.recv(4096))
+
+    def rungs_until_exit(self):
+        """The rungs of the stop ladder that were taken, in their order, and what QEMU said of its end."""
+        wait_for(lambda: any(e["type"] == "exit" for e in self.host.events("web")), "the exit to be written down")
+        events = self.host.events("web")
+        return ([e["data"]["rung"] for e in events if e["type"] == "stop-rung"],
+                [e["data"]["reason"] for e in events if (e["type"], e["text"]) == ("qmp", "SHUTDOWN")])
+
+    def test_stopped_before_the_monitor_answers(self):
+        """A stop that reaches the replacement first is as gentle as any."""
+        self.host.apply(self.host.fake_spec("web", "delay-greeting=800", stop={"timeout": "30s"}))
+        self.wait_replaced(self.kill_shim(), state="running")
+        self.host.vmctl("stop", "web")
+        self.assertEqual(self.rungs_until_exit(), (["acpi"], ["guest-shutdown"]))
+        self.stopEverything()
+
+    def test_stopped_and_the_monitor_never_answers(self):
+        self.host.apply(self.host.fake_spec("web", stop={"timeout": "30s"}))
+        status = self.leave_qemu_alone()
+        self.occupy_monitor()
+        self.host.start_manager()
+        self.host.wait_state("web", "running")
+        self.host.vmctl("stop", "web")
+        self.assertFalse(alive(status["qemu"]["pid"]))
+        self.assertEqual(self.rungs_until_exit()[0], ["term"])
+        self.stopEverything()
+
+    def test_stopped_and_the_monitor_answers_late(self):
+        """The ladder has gone on by then, and goes on from where it is."""
+        self.host.apply(self.host.fake_spec("web", "delay-greeting=5500", "ignore-term"))
+        vm = self.wait_replaced(self.kill_shim(), state="running")
+        self.host.vmctl("stop", "web")
+        self.assertEqual(self.rungs_until_exit()[0], ["term", "kill"])
+        self.assertEqual([e["text"] for e in self.host.events("web") if e["type"] == "shim"],
+                         [f"a new shim took QEMU (pid {vm['qemu_pid']}) over", "QEMU's monitor doesn't answer: stopping without it"])
+        self.stopEverything()
+
+    def test_killed_while_stopping_and_the_monitor_never_answers(self):
+        """The stop was asked for before: it is seen through without anybody asking again."""
+        self.host.apply(self.host.fake_spec("web", "ignore-powerdown", stop={"timeout": "5m"}))
+        self.host.vmctl("stop", "web", "--no-wait")
+        self.host.wait_state("web", "stopping")
+        status = self.leave_qemu_alone()
+        self.occupy_monitor()
+        self.host.start_manager()
+        self.host.wait_state("web", "stopped")
+        self.assertFalse(alive(status["qemu"]["pid"]))
+        self.assertEqual(self.rungs_until_exit()[0], ["acpi", "term"])
+        self.stopEverything()
+
     def test_killed_while_launching(self):
         self.host.write_spec(self.host.fake_spec("web", "delay-greeting=1500"))
         self.host.vmctl("apply", self.host.path("config", "web") + ".json", "--no-wait")
