@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "lib/base/json.h"
+#include "lib/qemu/hardware.h"
 #include "lib/qemu/qmp.h"
 #include "lib/qemu/resolve.h"
 #include "lib/spec/spec.h"
@@ -13,6 +14,8 @@
 #include "lib/varlink/message.h"
 #include "proto/exit.h"
 #include "proto/interfaces.h"
+#include "proto/memory_image.h"
+#include "proto/snapshot.h"
 #include "proto/status.h"
 #include "proto/wanted.h"
 #include "tests/unit/fixture.h"
@@ -187,8 +190,18 @@ static int use_plan(const json_t *json)
     return r < 0 ? r : plan_digest(&plan, digest);
 }
 
+static int use_hardware(const json_t *json)
+{
+    auto_plan struct plan plan = { 0 };
+    auto_hardware struct hardware hardware = { 0 };
+    int r = plan_from_json(json, &plan, NULL);
+
+    return r < 0 ? r : hardware_from_plan(&plan, "7.2.22", &hardware);
+}
+
 static int try_spec(void) { return via_json(use_spec); }
 static int try_plan(void) { return via_json(use_plan); }
+static int try_hardware(void) { return via_json(use_hardware); }
 
 /* Without memory a word of a mistake's message may be missing, never the message. */
 static int try_bad_spec(void)
@@ -249,6 +262,58 @@ static int try_wanted(void)
     return r < 0 ? r : record_emit(&wanted_type, &wanted, &out);
 }
 
+static int try_snapshot(void)
+{
+    auto_json json_t *json = NULL, *out = NULL;
+    auto_snapshot struct snapshot snapshot = { 0 };
+    int r = parse_text("{\"schema\":1,\"name\":\"one\",\"vm\":\"web\",\"id\":\"0123456789abcdef0123456789abcdef\",\"ram_size\":\"1M\","
+                       "\"page_size\":4096,\"present_pages\":7,\"state_size\":\"1K\",\"state_sum\":\"0123456789abcdef\",\"hardware\":"
+                       "{\"machine\":\"m\",\"accel\":\"kvm\",\"cpu\":\"host\",\"cpus\":2,\"memory\":\"1M\",\"devices\":[\"a\"],"
+                       "\"qemu_version\":\"7.2.22\"},\"disks\":[{\"node\":\"disk0\",\"layers\":[{\"path\":\"/a\",\"format\":\"raw\"}]}],"
+                       "\"spec\":{\"name\":\"web\"},\"digest\":\"d\"}",
+                       &json);
+
+    if (r >= 0)
+        r = snapshot_from_json(json, &snapshot, NULL);
+    return r < 0 ? r : snapshot_to_json(&snapshot, &out);
+}
+
+static int try_memory_index(void)
+{
+    struct memory_index auto_memory_index *index = NULL, *back = NULL;
+    auto_free void *file = NULL;
+    size_t len = 0;
+    int r = memory_index_new(100 * IMAGE_PAGE, &index);
+
+    if (r >= 0)
+        r = memory_index_encode(index, &file, &len);
+    return r < 0 ? r : memory_index_decode(file, len, true, &back, NULL);
+}
+
+static int try_working_set(void)
+{
+    struct page_run runs[] = { { 7, 2 }, { 1, 1 } };
+    const struct working_set set = {
+        .snapshot_id = "0123456789abcdef0123456789abcdef", .ram_size = 100 * IMAGE_PAGE, .runs = runs, .n_runs = ARRAY_LEN(runs)
+    };
+    auto_working_set struct working_set back = { 0 };
+    auto_free struct page_run *compact = NULL;
+    auto_free void *file = NULL;
+    size_t n = 0;
+    int r = working_set_encode(&set, &file, &n);
+
+    if (r >= 0)
+        r = working_set_decode(file, n, &back, NULL);
+    return r < 0 ? r : working_set_compact(&back, 0, &compact, &n);
+}
+
+static int try_stream_sum(void)
+{
+    struct stream_sum auto_stream_sum *sum = NULL;
+
+    return stream_sum_new(&sum);
+}
+
 static int try_idl(void)
 {
     struct varlink_interface auto_varlink_interface *i = NULL;
@@ -300,9 +365,14 @@ static const struct {
     { "spec with disks", try_spec, "good/disks-kinds.json" },
     { "bad spec", try_bad_spec, "bad/everything-at-once.json" },
     { "plan", try_plan, "good/full.plan.json" },
+    { "hardware", try_hardware, "good/extra-args.plan.json" },
     { "status", try_status, NULL },
     { "exit record", try_exit, NULL },
     { "wish", try_wanted, NULL },
+    { "snapshot", try_snapshot, NULL },
+    { "memory index", try_memory_index, NULL },
+    { "working set", try_working_set, NULL },
+    { "sum of a stream", try_stream_sum, NULL },
     { "interface", try_idl, NULL },
     { "call", try_call, NULL },
     { "reply", try_reply, NULL },
