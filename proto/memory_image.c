@@ -195,7 +195,8 @@ int memory_index_encode(const struct memory_index *index, void **ret, size_t *re
 {
     if (!index->sums)
         return -EINVAL;
-    uint64_t ram_size = memory_index_ram_size(index), head = memory_index_head_size(ram_size), len = memory_index_file_max(ram_size);
+    uint64_t ram_size = memory_index_ram_size(index), head = INDEX_HEADER + bitmap_size(index->pages);
+    uint64_t len = head + index->pages * sizeof(uint32_t);
     unsigned char *file = malloc(len);
     if (!file)
         return -ENOMEM;
@@ -353,11 +354,19 @@ int working_set_compact(const struct working_set *set, uint32_t gap, struct page
     }
     for (size_t i = 0; i < set->n_runs; i++) {
         uint64_t end = n ? (uint64_t)runs[n - 1].page + runs[n - 1].count : 0, its_end = (uint64_t)runs[i].page + runs[i].count;
-        /* A run of all 2^32 pages of the largest RAM has no count: such neighbours stay apart. */
-        if (n && runs[i].page <= end + gap && its_end - runs[n - 1].page <= UINT32_MAX)
-            runs[n - 1].count = (uint32_t)((its_end > end ? its_end : end) - runs[n - 1].page);
-        else
+        if (!n || runs[i].page > end + gap) {
             runs[n++] = runs[i];
+            continue;
+        }
+        uint64_t pages = (its_end > end ? its_end : end) - runs[n - 1].page;
+        if (pages > UINT32_MAX) {
+            /* All 2^32 of the largest RAM, one more than a run can count; so there is nothing to add. */
+            runs[0] = (struct page_run){ 0, UINT32_MAX };
+            runs[1] = (struct page_run){ UINT32_MAX, 1 };
+            n = 2;
+            break;
+        }
+        runs[n - 1].count = (uint32_t)pages;
     }
     *ret = runs;
     *ret_n = n;

@@ -201,7 +201,7 @@ static int check_devices(const struct hardware *snapshot, const struct hardware 
     if (device)
         return REFUSE(err, "the VM has a device %s that the snapshot lacks: take it out of the VM's spec, " OR_NEW_VM, device);
     /* Devices without an address get theirs, and their names in the stream, by their order. */
-    for (size_t i = 0; snapshot->devices && snapshot->devices[i]; i++)
+    for (size_t i = 0; snapshot->devices && plan->devices && snapshot->devices[i] && plan->devices[i]; i++)
         if (!streq(snapshot->devices[i], plan->devices[i]))
             return REFUSE(err, "device %zu of the snapshot is %s and of the VM %s: put the VM's devices in the same order, " OR_NEW_VM,
                           i + 1, snapshot->devices[i], plan->devices[i]);

@@ -414,6 +414,8 @@ START_TEST(compact)
     /* The largest RAM's last page, and all of its pages, which no count can hold. */
     expect_compact((struct page_run[]){ { UINT32_MAX, 1 }, { 0, UINT32_MAX } }, 2, 0,
                    (struct page_run[]){ { 0, UINT32_MAX }, { UINT32_MAX, 1 } }, 2);
+    expect_compact((struct page_run[]){ { 9, 1 }, { 1 << 24, UINT32_MAX - (1 << 24) + 1 }, { 1 << 25, 7 }, { 0, UINT32_MAX } }, 4, 0,
+                   (struct page_run[]){ { 0, UINT32_MAX }, { UINT32_MAX, 1 } }, 2);
 }
 END_TEST
 
