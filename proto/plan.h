@@ -33,6 +33,8 @@ enum plan_fd {
     PLAN_FD_DISK = 32,    /* to 95 */
     PLAN_FD_BACKING = 96, /* backing files of all disks, in their order */
     PLAN_FD_END = 512,
+    PLAN_FD_LAYER = PLAN_FD_END, /* layers of snapshotted disks, which the shim puts into the argv: shim/layers.h */
+    PLAN_FD_LAYER_END = 1000,    /* below the usual soft limit of descriptors, since the child opens them under it */
 };
 
 enum { PLAN_GROUPS_MAX = 64 };

@@ -18,6 +18,7 @@
 #include "proto/snapshot.h"
 #include "proto/status.h"
 #include "proto/wanted.h"
+#include "shim/layers.h"
 #include "tests/unit/fixture.h"
 
 /* ---- allocators that fail on demand ---- */
@@ -314,6 +315,41 @@ static int try_stream_sum(void)
     return stream_sum_new(&sum);
 }
 
+static const char disks_text[] =
+    "{\"schema\":1,\"disks\":[{\"plan_path\":\"/var/lib/holdfast/vms/kinds/root.qcow2\",\"layers\":[{\"path\":\"/l/1\","
+    "\"format\":\"qcow2\"},{\"path\":\"/l/0\",\"format\":\"qcow2\"}]},"
+    "{\"plan_path\":\"/srv/a.img\",\"layers\":[{\"path\":\"/l/2\",\"format\":\"raw\"}]}]}";
+
+static int try_disks(void)
+{
+    auto_json json_t *json = NULL, *out = NULL;
+    auto_disks struct disks disks = { 0 }, copy = { 0 };
+    int r = parse_text(disks_text, &json);
+
+    if (r >= 0)
+        r = disks_from_json(json, &disks, NULL);
+    if (r >= 0)
+        r = disks_copy(&disks, &copy);
+    return r < 0 ? r : record_emit(&disks_type, &copy, &out);
+}
+
+static int try_layers(void)
+{
+    auto_json json_t *json = NULL, *record = NULL;
+    auto_plan struct plan plan = { 0 };
+    auto_disks struct disks disks = { 0 };
+    auto_layered struct layered layered = { 0 };
+    int r = parse_text(golden.text, &json);
+
+    if (r >= 0)
+        r = plan_from_json(json, &plan, NULL);
+    if (r >= 0)
+        r = parse_text(disks_text, &record);
+    if (r >= 0)
+        r = disks_from_json(record, &disks, NULL);
+    return r < 0 ? r : layers_apply(&plan, &disks, &layered, NULL);
+}
+
 static int try_idl(void)
 {
     struct varlink_interface auto_varlink_interface *i = NULL;
@@ -373,6 +409,8 @@ static const struct {
     { "memory index", try_memory_index, NULL },
     { "working set", try_working_set, NULL },
     { "sum of a stream", try_stream_sum, NULL },
+    { "disk layers", try_disks, NULL },
+    { "argv with layers", try_layers, "good/disks-kinds.plan.json" },
     { "interface", try_idl, NULL },
     { "call", try_call, NULL },
     { "reply", try_reply, NULL },
