@@ -27,12 +27,19 @@ static struct uffd_progress progress(int r, int64_t done)
     return (struct uffd_progress){ -error, done > 0 ? (size_t)done : 0 };
 }
 
-struct uffd_progress uffd_copy(int uffd, uint64_t addr, const void *from, size_t len)
+static struct uffd_progress copy(int uffd, uint64_t addr, const void *from, size_t len, uint64_t mode)
 {
-    struct uffdio_copy arg = { .dst = addr, .src = (uintptr_t)from, .len = len };
+    struct uffdio_copy arg = { .dst = addr, .src = (uintptr_t)from, .len = len, .mode = mode };
     int r = ioctl(uffd, UFFDIO_COPY, &arg);
 
     return progress(r, arg.copy);
+}
+
+struct uffd_progress uffd_copy(int uffd, uint64_t addr, const void *from, size_t len) { return copy(uffd, addr, from, len, 0); }
+
+struct uffd_progress uffd_copy_protected(int uffd, uint64_t addr, const void *from, size_t len)
+{
+    return copy(uffd, addr, from, len, UFFDIO_COPY_MODE_WP);
 }
 
 struct uffd_progress uffd_zero(int uffd, uint64_t addr, size_t len)

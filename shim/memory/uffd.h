@@ -22,8 +22,9 @@ struct uffd_progress {
 int uffd_register(int uffd, uint64_t addr, uint64_t len, uint64_t modes);
 int uffd_unregister(int uffd, uint64_t addr, uint64_t len); /* wakes who waits, and lifts write protection */
 
-/* Installs pages and wakes who waits for them. */
+/* Installs pages and wakes who waits for them. The second installs them write-protected: -EINVAL where …_WP isn't registered. */
 struct uffd_progress uffd_copy(int uffd, uint64_t addr, const void *from, size_t len);
+struct uffd_progress uffd_copy_protected(int uffd, uint64_t addr, const void *from, size_t len);
 struct uffd_progress uffd_zero(int uffd, uint64_t addr, size_t len);
 
 /* Protects, or lifts the protection and wakes. */
