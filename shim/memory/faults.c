@@ -446,6 +446,7 @@ void faults_set_missing(struct faults *f, const struct fault_handler *handler) {
 void faults_set_protected(struct faults *f, const struct fault_handler *handler) { set(f, &f->protected, handler); }
 
 const struct fault_counters *faults_counters(const struct faults *f) { return &f->counters; }
+bool faults_share_cpu(const struct faults *f) { return placement_is_tight(&f->placement); }
 uint64_t faults_read_time(const struct faults *f) { return atomic_load_explicit(&f->read_time, memory_order_relaxed); }
 pthread_mutex_t *faults_lock(struct faults *f) { return &f->lock; }
 bool faults_waiting(const struct faults *f) { return atomic_load_explicit(&f->waiting, memory_order_relaxed); }

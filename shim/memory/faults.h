@@ -72,6 +72,8 @@ uint64_t faults_modes(const struct faults *f); /* from any thread */
 int faults_start(struct faults *f);
 bool faults_running(const struct faults *f);
 const struct fault_counters *faults_counters(const struct faults *f);
+/* The thread runs where the vCPU runs whose fault it serves (placement.h). */
+bool faults_share_cpu(const struct faults *f);
 /* When the batch under way was read, monotonic us. For handlers. */
 uint64_t faults_read_time(const struct faults *f);
 

@@ -207,7 +207,7 @@ static void serve_hints(struct pager *p, char *buffer)
         pthread_mutex_unlock(&p->lock);
         if (!any)
             return;
-        for (at = w.page; !is_ending(p) && pager_next_run(p, &at, w.end, CHUNK, &count, &present); at += count)
+        for (at = w.page; !is_ending(p) && pager_next_run(p, &at, w.end, PIECE, &count, &present); at += count)
             if (present != w.zero)
                 (void)install_patiently(p, &(struct chunk){ at, count, present }, buffer, &p->n_neighbours);
     }

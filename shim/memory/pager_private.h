@@ -16,7 +16,8 @@ enum {
     PIECE = 16,        /* pages of a neighbourhood between two looks for new faults: 64 KiB */
     BLOCK = 256,       /* pages of which the faults are counted together: 1 MiB, the largest neighbourhood */
     WINDOWS_MAX = 64,  /* neighbourhoods that wait; what is beyond comes by faults of its own */
-    HINTS_MAX = 64,    /* neighbourhoods not in the page cache, for the loader to read */
+    HINTS_MAX = 64,    /* neighbourhoods for the loader */
+    HINTS_BEHIND = 32, /* with so many waiting it can't keep up with the faults */
     SOURCE_TRIES = 3,  /* of a read that fails */
     QEMU_GONE = ESRCH, /* `error` when there is nobody to serve any more; not told as one */
 };
@@ -68,7 +69,7 @@ struct pager {
     uint64_t next;           /* where a fault would go on from the last neighbourhood … */
     unsigned isolated;       /* faults in a row that had nothing to do with an earlier one */
     struct window windows[WINDOWS_MAX];
-    size_t first_window, n_windows;
+    size_t n_windows;
 
     struct recorder recorder;
     struct latency latency;

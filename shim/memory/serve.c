@@ -58,13 +58,6 @@ static void note(struct pager *p, const struct window *w)
             recorder_note(&p->recorder, at, count);
 }
 
-static void queue(struct pager *p, const struct window *w)
-{
-    if (p->n_windows == WINDOWS_MAX)
-        return;
-    p->windows[(p->first_window + p->n_windows++) % WINDOWS_MAX] = *w;
-}
-
 /* A page that isn't in the page cache costs one wait, in which its neighbourhood comes, too. */
 static int read_page(struct pager *p, uint64_t page, const struct window *w)
 {
@@ -103,6 +96,67 @@ static void count_fault(struct pager *p)
     atomic_compare_exchange_strong(&p->first_fault_us, &none, since > 0 ? since : 1);
 }
 
+/* False: it has `most` of them already. */
+static bool hand_to_loader(struct pager *p, const struct window *w, size_t most)
+{
+    bool taken;
+
+    pthread_mutex_lock(&p->lock);
+    taken = p->n_hints < most;
+    if (taken)
+        p->hints[p->n_hints++] = *w;
+    pthread_cond_signal(&p->cond);
+    pthread_mutex_unlock(&p->lock);
+    return taken;
+}
+
+static bool next_piece(struct pager *p, struct window *w, uint64_t *ret_count)
+{
+    bool present;
+
+    for (; pager_next_run(p, &w->page, w->end, PIECE, ret_count, &present); w->page += *ret_count)
+        if (present != w->zero)
+            return true;
+    return false;
+}
+
+/* One piece of the newest neighbourhood. One that can't go on is dropped: who needs the rest of it will ask. */
+static bool serve_later(void *arg)
+{
+    struct pager *p = arg;
+    uint64_t count = 0, in = 0;
+    struct window *w;
+    int r = 0;
+
+    if (p->n_windows == 0)
+        return false;
+    w = &p->windows[p->n_windows - 1];
+    if (next_piece(p, w, &count)) {
+        in = w->zero ? count : source_read_resident(p, w->page, count, p->buffer);
+        pthread_mutex_lock(&p->serving);
+        if (in > 0)
+            r = pager_install(p, w->page, in, w->zero ? NULL : p->buffer, &p->n_neighbours);
+        pthread_mutex_unlock(&p->serving);
+        w->page += in;
+    }
+    if (in < count)
+        (void)hand_to_loader(p, w, HINTS_MAX);
+    if (in == 0 || in < count || r < 0)
+        p->n_windows--;
+    return p->n_windows > 0;
+}
+
+/* Where the vCPU shares our CPU it waits for us, awake as it is: then the loader gets the neighbours in on another one, as long as it
+ * keeps up. Else they are ours, the first piece at once: faults that come faster than neighbours would never let any come. */
+static void serve_neighbours(struct pager *p, const struct window *w)
+{
+    if (faults_share_cpu(p->faults) && hand_to_loader(p, w, HINTS_BEHIND))
+        return;
+    if (p->n_windows < WINDOWS_MAX)
+        p->windows[p->n_windows++] = *w;
+    (void)serve_later(p);
+}
+
 static int serve_missing(void *arg, uint64_t addr, bool write)
 {
     struct pager *p = arg;
@@ -127,55 +181,8 @@ static int serve_missing(void *arg, uint64_t addr, bool write)
     if (r < 0)
         return r;
     count_fault(p);
-    queue(p, &w);
+    serve_neighbours(p, &w);
     return 0;
-}
-
-static void hand_to_loader(struct pager *p, const struct window *w)
-{
-    pthread_mutex_lock(&p->lock);
-    if (p->n_hints < HINTS_MAX)
-        p->hints[p->n_hints++] = *w;
-    pthread_cond_signal(&p->cond);
-    pthread_mutex_unlock(&p->lock);
-}
-
-static bool next_piece(struct pager *p, struct window *w, uint64_t *ret_count)
-{
-    bool present;
-
-    for (; pager_next_run(p, &w->page, w->end, PIECE, ret_count, &present); w->page += *ret_count)
-        if (present != w->zero)
-            return true;
-    return false;
-}
-
-/* One piece of the oldest neighbourhood. */
-static bool serve_later(void *arg)
-{
-    struct pager *p = arg;
-    struct window *w = &p->windows[p->first_window];
-    uint64_t count = 0, in = 0;
-    int r = 0;
-
-    if (p->n_windows == 0)
-        return false;
-    if (next_piece(p, w, &count)) {
-        in = w->zero ? count : source_read_resident(p, w->page, count, p->buffer);
-        pthread_mutex_lock(&p->serving);
-        if (in > 0)
-            r = pager_install(p, w->page, in, w->zero ? NULL : p->buffer, &p->n_neighbours);
-        pthread_mutex_unlock(&p->serving);
-        w->page += in;
-        if (in < count)
-            hand_to_loader(p, w);
-    }
-    /* A neighbourhood that can't go on is dropped: who needs the rest of it will ask. */
-    if (in == 0 || in < count || r < 0) {
-        p->first_window = (p->first_window + 1) % WINDOWS_MAX;
-        p->n_windows--;
-    }
-    return p->n_windows > 0;
 }
 
 static void serve_removed(void *arg, uint64_t start, uint64_t end)
