@@ -1,0 +1,603 @@
+#include "shim/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "lib/base/clock.h"
+#include "lib/base/failpoint.h"
+#include "lib/base/json.h"
+#include "lib/base/log.h"
+#include "lib/qemu/hardware.h"
+#include "shim/ram.h"
+#include "shim/restore.h"
+#include "shim/snapshot_disks.h"
+#include "shim/snapshot_job.h"
+#include "shim/vm.h"
+
+/* For each of QEMU's answers while the guest stands still. */
+enum { QEMU_TIMEOUT_MS = 30 * 1000 };
+
+static void job_free(struct snapshot_job *job)
+{
+    struct ev_loop *ev = loop_ev(job->vm->loop);
+
+    ev_timer_stop(ev, &job->deadline);
+    task_join(&job->task);
+    save_free(job->save); /* uses what is released below */
+    ev_async_stop(ev, &job->woken);
+    ram_faults_done(job->vm);
+    snapshot_disks_clear(job);
+    memory_index_free(job->index);
+    memory_index_free(job->source_index);
+    free(job->missing);
+    snapshot_clear(&job->record);
+    fd_close(job->state_fd);
+    fd_close(job->memory_fd);
+    fd_close(job->mem_fd);
+    fd_close(job->dir);
+    fd_close(job->parent);
+    free(job->folder);
+    free(job->tmp_name);
+    free(job);
+}
+
+static void progress(struct snapshot_job *job, const char *phase, uint64_t done, uint64_t total)
+{
+    if (job->watcher.progress)
+        job->watcher.progress(job->watcher.arg, phase, done, total);
+}
+
+/* The last of it, well (`record`) or not. */
+static void end_consume(struct snapshot_job *job, json_t *record)
+{
+    struct vm *vm = job->vm;
+    auto_json json_t *owned = record;
+
+    vm->snapshot = NULL;
+    snapshot_pending_remove(vm);
+    if (record)
+        vm_tell(vm, EVENT_SNAPSHOT, NULL, "snapshot %s: the guest stood still for %.1f ms", job->record.name,
+                (double)job->record.pause_us / 1000.0);
+    else
+        vm_tell(vm, EVENT_SNAPSHOT, NULL, "no snapshot %s: %s", job->record.name, job->err.text);
+    if (job->watcher.ended)
+        job->watcher.ended(job->watcher.arg, record, &job->err);
+    job_free(job);
+}
+
+static void on_deadline(struct ev_loop *ev, ev_timer *w, int revents);
+static void fail(struct snapshot_job *job);
+
+static int call_fd(struct snapshot_job *job, const char *command, json_t *arguments_consume, int fd,
+                   void (*done)(void *, const struct qmp_result *))
+{
+    auto_json json_t *arguments = arguments_consume;
+
+    ev_timer_again(loop_ev(job->vm->loop), &job->deadline);
+    if (!job->vm->qemu.qmp_ready)
+        return -ENOTCONN;
+    return qmp_client_call_fd(job->vm->qemu.qmp, command, arguments, fd, &(struct qmp_done){ 0, done, job->vm });
+}
+
+static void call(struct snapshot_job *job, const char *command, json_t *arguments_consume, void (*done)(void *, const struct qmp_result *))
+{
+    int r = call_fd(job, command, arguments_consume, -1, done);
+
+    if (r < 0) {
+        err_set_errno(&job->err, -r, "no-monitor", "can't ask QEMU for %s", command);
+        fail(job);
+    }
+}
+
+/* The job that this answer is for, or NULL: it was called off meanwhile, or this ends it. */
+static struct snapshot_job *answered(void *arg, const struct qmp_result *r, enum snapshot_step step, const char *what)
+{
+    struct vm *vm = arg;
+    struct snapshot_job *job = vm->snapshot;
+
+    if (!job || job->step != step)
+        return NULL;
+    ev_timer_stop(loop_ev(vm->loop), &job->deadline);
+    if (r->failure == 0)
+        return job;
+    job->refused = r->failure == -EREMOTEIO;
+    err_set(&job->err, EIO, "qemu", "QEMU refused %s: %s", what, r->text);
+    fail(job);
+    return NULL;
+}
+
+/* ---- the end ---- */
+
+static void on_run_on(void *arg, const struct qmp_result *r)
+{
+    struct vm *vm = arg;
+
+    if (r->failure != 0)
+        vm_tell(vm, EVENT_SNAPSHOT, NULL, "after a snapshot QEMU refused to let the guest run: %s", r->text);
+}
+
+/* The guest stood still for us: it goes on. */
+static void release(struct snapshot_job *job)
+{
+    if (!job->held)
+        return;
+    job->held = false;
+    if (job->migrating && !job->saved && job->vm->qemu.qmp_ready)
+        (void)qmp_client_call(job->vm->qemu.qmp, "migrate_cancel", NULL, 0, NULL, NULL);
+    if (job->was_running && job->vm->state == STATE_RUNNING && job->vm->qemu.qmp_ready)
+        (void)qmp_client_call(job->vm->qemu.qmp, "cont", NULL, 0, on_run_on, job->vm);
+}
+
+/* err is set. Everything is undone, but for disks that are frozen already: their new layers hold what the guest has written since. */
+static void fail(struct snapshot_job *job)
+{
+    if (job->step == SNAPSHOT_ENDING)
+        return;
+    job->step = SNAPSHOT_ENDING;
+    task_join(&job->task);
+    if (job->save)
+        save_cancel(job->save); /* whoever waits for its write goes on */
+    release(job);
+    snapshot_disks_undo(job);
+    snapshot_folder_remove(job);
+    end_consume(job, NULL);
+}
+
+static void on_deadline(struct ev_loop *ev, ev_timer *w, int revents)
+{
+    struct snapshot_job *job = container_of(w, struct snapshot_job, deadline);
+
+    err_set(&job->err, ETIMEDOUT, "timed-out", "QEMU did not answer within %d s", QEMU_TIMEOUT_MS / 1000);
+    fail(job);
+}
+
+/* ---- copying ---- */
+
+static void show_copy(struct snapshot_job *job)
+{
+    struct save_progress p = save_progress(job->save);
+
+    progress(job, "memory", p.done * IMAGE_PAGE, p.total * IMAGE_PAGE);
+}
+
+static int run_publish(void *arg, struct err *err)
+{
+    struct snapshot_job *job = arg;
+    int r = snapshot_disks_link(job, err);
+
+    return r < 0 ? r : snapshot_folder_publish(job, err);
+}
+
+static void on_published(void *arg, int r, const struct err *err)
+{
+    struct snapshot_job *job = arg;
+    json_t *json = NULL;
+
+    if (r < 0) {
+        job->err = *err;
+        err_from(&job->err, r, "finishing the snapshot");
+        fail(job);
+        return;
+    }
+    job->step = SNAPSHOT_ENDING;
+    if (snapshot_to_json(&job->record, &json) < 0)
+        json = json_object(); /* it is whole, and only can't be told for want of memory */
+    end_consume(job, json);
+}
+
+static void copied(struct snapshot_job *job)
+{
+    int r;
+
+    if (save_error(job->save, &job->err) < 0) {
+        fail(job);
+        return;
+    }
+    release(job); /* a cold one */
+    if (!job->live)
+        job->record.pause_us = clock_mono_us() - job->stopped_us;
+    progress(job, "finishing", 0, 0);
+    r = task_start(job->vm->loop, &(struct task_work){ run_publish, on_published, job }, &job->task);
+    if (r < 0) {
+        err_set_errno(&job->err, -r, "no-thread", "can't start a thread to finish the snapshot");
+        fail(job);
+    }
+}
+
+static void stop_guest(struct snapshot_job *job);
+
+static void on_woken(struct ev_loop *ev, ev_async *w, int revents)
+{
+    struct snapshot_job *job = container_of(w, struct snapshot_job, woken);
+
+    if (!job->save)
+        return;
+    if (save_done(job->save) && job->step != SNAPSHOT_ENDING) {
+        if (job->step == SNAPSHOT_COPY) {
+            show_copy(job);
+            copied(job);
+        } else {
+            (void)save_error(job->save, &job->err);
+            fail(job);
+        }
+    } else if (job->step == SNAPSHOT_PROTECT && save_protected(job->save)) {
+        FAILPOINT("shim.snapshot-protecting");
+        stop_guest(job);
+    } else if (job->step == SNAPSHOT_COPY) {
+        FAILPOINT("shim.snapshot-copying");
+        show_copy(job);
+    }
+}
+
+static void on_save_event(void *arg)
+{
+    struct snapshot_job *job = arg;
+
+    ev_async_send(loop_ev(job->vm->loop), &job->woken);
+}
+
+static void copy(struct snapshot_job *job)
+{
+    job->step = SNAPSHOT_COPY;
+    save_copy(job->save);
+}
+
+static void on_cont(void *arg, const struct qmp_result *r)
+{
+    struct snapshot_job *job = answered(arg, r, SNAPSHOT_CONT, "to let the guest run on");
+
+    if (!job)
+        return;
+    job->held = false;
+    job->record.pause_us = clock_mono_us() - job->stopped_us;
+    FAILPOINT("shim.snapshot-after-cont");
+    snapshot_disks_released(job);
+    copy(job);
+}
+
+/* ---- while the guest stands still ---- */
+
+/* Which pages are the image's, exactly: nobody writes now. */
+static int take_missing(struct snapshot_job *job)
+{
+    auto_free uint64_t *bitmap = NULL;
+    size_t n = 0;
+    int r;
+
+    if (!job->missing)
+        return 0;
+    if (!ram_is_lazy(job->vm)) { /* it has been loaded to the last page meanwhile */
+        memset(job->missing, 0, job->n_missing * sizeof(*job->missing));
+        return 0;
+    }
+    r = pager_missing(job->vm->ram->source.pager, &bitmap, &n);
+    if (r < 0 || n != job->n_missing)
+        return r < 0 ? r : -EPROTO;
+    memcpy(job->missing, bitmap, n * sizeof(*bitmap));
+    return 0;
+}
+
+static void state_saved(struct snapshot_job *job)
+{
+    int r;
+
+    job->saved = true;
+    FAILPOINT("shim.snapshot-after-state");
+    r = take_missing(job);
+    if (r >= 0 && job->live)
+        r = save_freeze(job->save);
+    if (r < 0) {
+        if (save_error(job->save, &job->err) == 0)
+            err_set_errno(&job->err, -r, "no-freeze", "can't freeze the guest's memory");
+        fail(job);
+        return;
+    }
+    if (!job->live || !job->was_running) {
+        copy(job);
+        return;
+    }
+    job->step = SNAPSHOT_CONT;
+    call(job, "cont", NULL, on_cont);
+}
+
+void snapshot_migration(struct vm *vm, const char *status)
+{
+    struct snapshot_job *job = vm->snapshot;
+
+    if (!job || job->step != SNAPSHOT_STATE)
+        return;
+    if (streq(status, "completed")) {
+        ev_timer_stop(loop_ev(vm->loop), &job->deadline);
+        state_saved(job);
+    } else if (streq(status, "failed") || streq(status, "cancelled")) {
+        err_set(&job->err, EIO, "qemu", "QEMU could not save the device state (see qemu.log)");
+        fail(job);
+    }
+}
+
+static void on_migrate(void *arg, const struct qmp_result *r)
+{
+    struct vm *vm = arg;
+    struct snapshot_job *job = vm->snapshot;
+
+    /* Its end comes as an event, which may have been here first. */
+    if (job && job->step == SNAPSHOT_STATE && r->failure != 0)
+        (void)answered(arg, r, SNAPSHOT_STATE, "to save the device state");
+}
+
+static void on_state_file(void *arg, const struct qmp_result *r)
+{
+    struct snapshot_job *job = answered(arg, r, SNAPSHOT_STATE, "to take the file for the device state");
+
+    if (!job)
+        return;
+    job->migrating = true;
+    call(job, "migrate", json_pack("{ss}", "uri", "fd:snapshot"), on_migrate);
+}
+
+static void on_disks_frozen(void *arg, const struct qmp_result *r)
+{
+    struct snapshot_job *job = answered(arg, r, SNAPSHOT_FREEZE_DISKS, "to freeze the disks");
+    int fd;
+
+    if (!job)
+        return;
+    snapshot_disks_frozen(job);
+    job->step = SNAPSHOT_STATE;
+    fd = call_fd(job, "getfd", json_pack("{ss}", "fdname", "snapshot"), job->state_fd, on_state_file);
+    if (fd < 0) {
+        err_set_errno(&job->err, -fd, "no-monitor", "can't hand QEMU the file for the device state");
+        fail(job);
+    }
+}
+
+static void freeze_disks(struct snapshot_job *job)
+{
+    json_t *transaction = snapshot_disks_transaction(job);
+
+    job->step = SNAPSHOT_FREEZE_DISKS;
+    if (transaction)
+        call(job, "transaction", transaction, on_disks_frozen);
+    else
+        on_disks_frozen(job->vm, &(struct qmp_result){ 0 });
+}
+
+static void on_stopped(void *arg, const struct qmp_result *r)
+{
+    struct snapshot_job *job = answered(arg, r, SNAPSHOT_STOP, "to stop the guest");
+
+    if (!job)
+        return;
+    FAILPOINT("shim.snapshot-after-stop");
+    freeze_disks(job);
+}
+
+static void on_capabilities(void *arg, const struct qmp_result *r)
+{
+    struct snapshot_job *job = answered(arg, r, SNAPSHOT_STOP, "migration without RAM");
+
+    if (!job)
+        return;
+    job->stopped_us = clock_mono_us();
+    job->held = true;
+    call(job, "stop", NULL, on_stopped);
+}
+
+/* What can be done before is: here the clock begins to count. */
+static void stop_guest(struct snapshot_job *job)
+{
+    int r = snapshot_pending_write(job);
+
+    job->step = SNAPSHOT_STOP;
+    if (r < 0) {
+        err_set_errno(&job->err, -r, "no-record", "can't write down that a snapshot is under way");
+        fail(job);
+        return;
+    }
+    progress(job, "state", 0, 0);
+    call(job, "migrate-set-capabilities", migration_capabilities(), on_capabilities);
+}
+
+/* ---- the beginning ---- */
+
+void snapshot_disks_ready(struct snapshot_job *job)
+{
+    int r;
+
+    if (!job->live) {
+        stop_guest(job);
+        return;
+    }
+    job->step = SNAPSHOT_PROTECT;
+    r = save_protect(job->save);
+    if (r < 0) {
+        err_set_errno(&job->err, -r, "no-protect", "can't protect the guest's memory");
+        fail(job);
+    }
+}
+
+void snapshot_disks_failed(struct snapshot_job *job) { fail(job); }
+
+static int open_source_index(struct snapshot_job *job, struct err *err)
+{
+    const struct ram_source *source = &job->vm->ram->source;
+    int r = ram_source_read_index(job->vm, source->state.folder, true, &job->source_index, err);
+
+    if (r < 0)
+        return r;
+    job->n_missing = (size_t)((memory_index_pages(job->source_index) + 63) / 64);
+    job->missing = malloc(job->n_missing * sizeof(*job->missing));
+    if (!job->missing)
+        return -ENOMEM;
+    /* Too much rather than too little, until it is exact. */
+    memset(job->missing, 0xff, job->n_missing * sizeof(*job->missing));
+    return 0;
+}
+
+static int open_mapped(struct snapshot_job *job, struct err *err)
+{
+    char path[64];
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/mem", (int)job->vm->qemu.ref.pid);
+    job->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
+    return job->mem_fd < 0 ? err_set_errno(err, errno, "no-memory", "can't read QEMU's memory") : 0;
+}
+
+static int make_save(struct snapshot_job *job, struct err *err)
+{
+    struct ram *ram = job->vm->ram;
+    struct save_config config = {
+        .uffd = ram->uffd,
+        .addr = ram->addr,
+        .len = job->vm->plan.ram.size,
+        .ram_fd = ram->memfd,
+        .mem_fd = -1,
+        .source_fd = -1,
+        .out_fd = job->memory_fd,
+        .notify = on_save_event,
+        .arg = job,
+    };
+    int r = memory_index_new(job->vm->plan.ram.size, &job->index);
+
+    if (r >= 0 && job->live)
+        r = ram_faults(job->vm, &config.faults);
+    if (r >= 0 && ram_is_lazy(job->vm)) {
+        r = open_source_index(job, err);
+        config.missing_too = true;
+        config.from_source = job->missing;
+        config.source_fd = ram->source.image;
+        config.source_index = job->source_index;
+    } else if (r >= 0 && ram_is_mapped(job->vm)) {
+        r = open_mapped(job, err);
+        config.ram_fd = -1;
+        config.mem_fd = job->mem_fd;
+    }
+    config.index = job->index;
+    if (r < 0)
+        return err_from(err, r, "preparing to copy the guest's memory");
+    ev_async_init(&job->woken, on_woken);
+    ev_async_start(loop_ev(job->vm->loop), &job->woken);
+    return save_new(&config, &job->save, err);
+}
+
+static int describe(struct snapshot_job *job, const struct snapshot_request *request)
+{
+    const struct vm *vm = job->vm;
+    struct snapshot *record = &job->record;
+
+    record->schema = SNAPSHOT_SCHEMA;
+    record->created = clock_real_us();
+    record->incarnation = vm->incarnation;
+    record->live = request->live;
+    record->ram_size = vm->plan.ram.size;
+    record->page_size = IMAGE_PAGE;
+    if (str_set(&job->folder, request->folder) < 0 || str_set(&record->name, request->name) < 0 ||
+        str_set(&record->vm, vm->plan.name) < 0 || str_set(&record->spec, request->spec) < 0 || str_set(&record->digest, vm->digest) < 0)
+        return -ENOMEM;
+    return hardware_from_plan(&vm->plan, vm->qemu.version, &record->hardware);
+}
+
+/* What can't be done, and what can instead. */
+static int check(const struct vm *vm, const struct snapshot_request *request, struct err *err)
+{
+    if (vm->snapshot)
+        return err_set(err, EBUSY, "busy", "a snapshot of %s is being made already", vm->plan.name);
+    if (vm->state != STATE_RUNNING && vm->state != STATE_PAUSED)
+        return err_set(err, EPERM, "not-running", "%s doesn't run: a snapshot is of a running VM", vm->plan.name);
+    if (!vm->qemu.qmp_ready || !vm->ram || !vm->qemu.version)
+        return err_set(err, EAGAIN, "no-monitor", "QEMU's monitor isn't there: try again in a moment");
+    if (!vm->plan.ram.shared || vm->ram->memfd < 0)
+        return err_set(err, ENOTSUP, "private-memory", "the memory of %s is its QEMU's alone, and can't be saved", vm->plan.name);
+    if (ram_is_mapped(vm) && request->live)
+        return err_set(err, ENOTSUP, "mapped",
+                       "%s was restored with its memory mapped from a snapshot, which can't be copied while it runs: use --stop", vm->plan.name);
+    if (request->live && (vm->ram->uffd < 0 || vm->ram->len == 0))
+        return err_set(err, ENOTSUP, "no-userfaultfd",
+                       "this kernel, or the QEMU of %s, has no userfaultfd that could watch its memory: use --stop", vm->plan.name);
+    if (request->live && !ram_can_protect(vm))
+        return err_set(err, ENOTSUP, "no-write-protect",
+                       "this kernel can't write-protect shared memory (Linux 5.19 can): use --stop");
+    if (request->folder[0] != '/')
+        return err_set(err, EINVAL, "bad-folder", "%s is no absolute path", request->folder);
+    return 0;
+}
+
+int snapshot_begin(struct vm *vm, const struct snapshot_request *request, const struct snapshot_watcher *watcher, struct err *err)
+{
+    struct snapshot_job *job;
+    int r = check(vm, request, err);
+
+    if (r < 0)
+        return r;
+    job = calloc(1, sizeof(*job));
+    if (!job)
+        return err_set(err, ENOMEM, "no-memory", "out of memory");
+    job->vm = vm;
+    job->parent = job->dir = job->state_fd = job->memory_fd = job->mem_fd = -1;
+    job->live = request->live;
+    job->was_running = vm->state == STATE_RUNNING;
+    ev_init(&job->deadline, on_deadline);
+    job->deadline.repeat = QEMU_TIMEOUT_MS / 1000.0;
+    r = describe(job, request);
+    if (r >= 0)
+        r = snapshot_folder_make(job, err);
+    if (r >= 0)
+        r = make_save(job, err);
+    if (r < 0) {
+        err_from(err, r, "preparing the snapshot");
+        snapshot_folder_remove(job);
+        job_free(job);
+        return r;
+    }
+    job->watcher = *watcher;
+    vm->snapshot = job;
+    vm_tell(vm, EVENT_SNAPSHOT, NULL, "snapshot %s begun", job->record.name);
+    progress(job, "disks", 0, 0);
+    job->step = SNAPSHOT_DISKS;
+    snapshot_disks_prepare(job);
+    return 0;
+}
+
+void snapshot_unwatch(struct vm *vm)
+{
+    if (vm->snapshot)
+        vm->snapshot->watcher = (struct snapshot_watcher){ 0 };
+}
+
+void snapshot_cancel(struct vm *vm)
+{
+    struct snapshot_job *job = vm->snapshot;
+
+    if (!job || job->step == SNAPSHOT_ENDING)
+        return;
+    err_set(&job->err, ECANCELED, "cancelled", "it was called off");
+    fail(job);
+}
+
+void snapshot_abort(struct vm *vm)
+{
+    struct snapshot_job *job = vm->snapshot;
+
+    if (!job)
+        return;
+    err_set(&job->err, ESRCH, "ended", "%s ended meanwhile", vm->plan.name);
+    fail(job);
+}
+
+bool snapshot_holds(const struct vm *vm) { return vm->snapshot && vm->snapshot->held; }
+
+bool snapshot_adopt(struct vm *vm)
+{
+    bool resume = false;
+
+    if (snapshot_pending_undo(vm, &resume) <= 0)
+        return false;
+    vm_tell(vm, EVENT_SNAPSHOT, NULL, "a snapshot was under way when its shim died: what there was of it is removed");
+    if (!resume || vm->state == STATE_STOPPING)
+        return false;
+    (void)qmp_client_call(vm->qemu.qmp, "migrate_cancel", NULL, 0, NULL, NULL);
+    vm_let_run(vm);
+    return true;
+}

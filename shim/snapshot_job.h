@@ -1,0 +1,61 @@
+/* A snapshot under way: for snapshot*.c only. */
+#pragma once
+
+#include "lib/base/fd.h"
+#include "lib/loop/loop.h"
+#include "proto/memory_image.h"
+#include "proto/snapshot.h"
+#include "shim/memory/save.h"
+#include "shim/snapshot.h"
+#include "shim/task.h"
+
+struct snapshot_disks;
+
+enum snapshot_step {
+    SNAPSHOT_DISKS,   /* new files for what the guest will write from then on */
+    SNAPSHOT_PROTECT, /* its RAM, while it runs */
+    SNAPSHOT_STOP,    /* the guest */
+    SNAPSHOT_FREEZE_DISKS,
+    SNAPSHOT_STATE, /* of the devices */
+    SNAPSHOT_CONT,
+    SNAPSHOT_COPY,
+    SNAPSHOT_ENDING, /* undone, or done */
+};
+
+struct snapshot_job {
+    struct vm *vm;
+    struct snapshot_watcher watcher; /* ended NULL: nobody */
+    enum snapshot_step step;
+    bool refused; /* QEMU answered the last command with an error */
+    struct snapshot record;
+    char *folder, *tmp_name;          /* absolute; of the temporary folder beside it */
+    int parent, dir;                  /* the folder of the VM's snapshots; the temporary one */
+    int state_fd, memory_fd, mem_fd;  /* device.state, memory.raw, /proc/PID/mem */
+    bool live, was_running;           /* as asked; the guest was to run on */
+    bool held;                        /* the guest stands still for us */
+    bool migrating, saved;            /* its device state is on the way to disk; is there */
+    uint64_t stopped_us;              /* when, monotonic */
+    struct memory_index *index, *source_index;
+    uint64_t *missing;                /* save_config.from_source */
+    size_t n_missing;
+    struct save *save;
+    struct snapshot_disks *disks;     /* snapshot_disks.c */
+    struct task *task;                /* what blocks, while it runs */
+    ev_async woken;                   /* by the save's thread */
+    ev_timer deadline;                /* of QEMU's part */
+    struct err err;
+};
+
+/* ---- snapshot_folder.c ---- */
+
+/* Makes the temporary folder and its files; what an earlier try left under its name is removed. */
+int snapshot_folder_make(struct snapshot_job *job, struct err *err);
+/* All that describes it is written, synced, and it gets its name. */
+int snapshot_folder_publish(struct snapshot_job *job, struct err *err);
+void snapshot_folder_remove(struct snapshot_job *job);
+
+/* RUN/vms/NAME/snapshot.pending: for a shim that finds a snapshot half done. */
+int snapshot_pending_write(const struct snapshot_job *job);
+void snapshot_pending_remove(const struct vm *vm);
+/* 1: there was one, and what it wrote is removed; *ret_resume: the guest is to be let run. 0: none. */
+int snapshot_pending_undo(const struct vm *vm, bool *ret_resume);
