@@ -19,6 +19,8 @@ enum {
 #define FILE_SHIM_LOCK "shim.lock"
 #define FILE_PLAN "plan.json"
 #define FILE_STATUS "status.json"
+#define FILE_MEMORY_STATE "memory.json"
+#define FILE_RESTORE_DISKS "restore-disks.json"
 #define FILE_SHIM_SOCKET "shim.sock"
 #define FILE_QMP_SOCKET "qmp.sock"
 #define FILE_CONSOLE_SOCKET "console.sock"

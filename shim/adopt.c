@@ -9,6 +9,7 @@
 #include "proto/launch.h"
 #include "proto/status.h"
 #include "shim/health.h"
+#include "shim/ram.h"
 #include "shim/vm.h"
 
 static int read_status(const struct vm *vm, struct status *ret_status, struct err *err)
@@ -73,6 +74,9 @@ int vm_adopt(struct vm *vm, struct err *err)
         return 0;
     }
     FAILPOINT("shim.adopt-after-proof");
+    r = ram_adopt(vm, err);
+    if (r < 0)
+        return r;
     vm_qemu_watch(vm);
     vm_tell(vm, EVENT_SHIM, NULL, "a new shim took QEMU (pid %d) over", (int)vm->qemu.ref.pid);
     r = vm_connect_qmp(vm);

@@ -1,4 +1,5 @@
-/* io.holdfast.Shim: methods in one table, each a few lines over the rest of the shim. */
+#include "shim/api.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -29,7 +30,7 @@ static void reply_error(struct varlink_call *call, const char *error, const char
     varlink_call_error_consume(call, error, json_pack("{ss}", "reason", reason));
 }
 
-static void reply_failed(struct varlink_call *call, const char *id, const char *reason)
+void api_reply_failed(struct varlink_call *call, const char *id, const char *reason)
 {
     varlink_call_error_consume(call, IFACE "Failed", json_pack("{ss ss}", "id", id, "reason", reason));
 }
@@ -47,7 +48,7 @@ static void get_plan(struct varlink_call *call, const json_t *parameters, void *
     json_t *plan = NULL;
 
     if (plan_to_json(&vm->plan, &plan) < 0)
-        reply_failed(call, "no-memory", "out of memory");
+        api_reply_failed(call, "no-memory", "out of memory");
     else
         varlink_call_reply_consume(call, json_pack("{so}", "plan", plan));
 }
@@ -74,7 +75,7 @@ static bool monitor_send_consume(struct monitor_call *m, json_t *reply)
 {
     if (reply)
         return varlink_call_continue_consume(m->call, reply) >= 0;
-    reply_failed(m->call, "no-memory", "out of memory");
+    api_reply_failed(m->call, "no-memory", "out of memory");
     monitor_free(m);
     return false;
 }
@@ -107,7 +108,7 @@ static void monitor(struct varlink_call *call, const json_t *parameters, void *u
     uint64_t newest = vm->events.next_seq - 1;
 
     if (!m) {
-        reply_failed(call, "no-memory", "out of memory");
+        api_reply_failed(call, "no-memory", "out of memory");
         return;
     }
     *m = (struct monitor_call){ .next = vm->monitors, .vm = vm, .call = call, .sent = newest };
@@ -139,7 +140,7 @@ bool vm_api_unsent(const struct vm *vm)
 /* ---- acting ---- */
 
 /* Whether the caller means the incarnation that runs; if not the call is answered. */
-static bool means_us(struct vm *vm, struct varlink_call *call, const json_t *parameters)
+bool api_means_us(const struct vm *vm, struct varlink_call *call, const json_t *parameters)
 {
     json_int_t given = json_integer_value(json_object_get(parameters, "incarnation"));
     auto_free char *reason = NULL;
@@ -169,7 +170,7 @@ static void stop(struct varlink_call *call, const json_t *parameters, void *user
     bool force = json_is_true(json_object_get(parameters, "force"));
     json_int_t timeout_ms = json_integer_value(json_object_get(parameters, "timeout_ms"));
 
-    if (!means_us(vm, call, parameters))
+    if (!api_means_us(vm, call, parameters))
         return;
     varlink_call_reply_consume(call, NULL);
     if (timeout_ms > 0)
@@ -197,10 +198,10 @@ static void kill_vm(struct varlink_call *call, const json_t *parameters, void *u
     json_int_t sig = json_is_integer(given) ? json_integer_value(given) : SIGKILL;
     int r;
 
-    if (!means_us(vm, call, parameters))
+    if (!api_means_us(vm, call, parameters))
         return;
     if (sig < 1 || sig > SIGRTMAX) {
-        reply_failed(call, "bad-signal", "a signal is a number from 1 to 64");
+        api_reply_failed(call, "bad-signal", "a signal is a number from 1 to 64");
         return;
     }
     if (vm->qemu.ref.pid == 0 && vm->state != STATE_PREPARING && vm->state != STATE_BACKOFF) {
@@ -214,7 +215,7 @@ static void kill_vm(struct varlink_call *call, const json_t *parameters, void *u
     }
     r = vm->qemu.ref.pid ? vm_signal(vm, (int)sig) : 0;
     if (r < 0 && r != -ESRCH)
-        reply_failed(call, "no-signal", strerror(-r));
+        api_reply_failed(call, "no-signal", strerror(-r));
     else
         varlink_call_reply_consume(call, NULL);
 }
@@ -228,7 +229,7 @@ static void reply_qmp_failure(struct varlink_call *call, const struct qmp_result
     else if (r->failure == -ETIMEDOUT)
         reply_error(call, IFACE "TimedOut", r->text);
     else
-        reply_failed(call, "no-monitor", r->text);
+        api_reply_failed(call, "no-monitor", r->text);
 }
 
 /* A call whose answer is QEMU's. The caller may go away meanwhile. */
@@ -264,14 +265,14 @@ static void relay_qmp(struct vm *vm, struct varlink_call *call, const char *comm
     int r;
 
     if (!relay) {
-        reply_failed(call, "no-memory", "out of memory");
+        api_reply_failed(call, "no-memory", "out of memory");
         return;
     }
     *relay = (struct relay){ call, with_result };
     r = vm->qemu.qmp_ready ? qmp_client_call(vm->qemu.qmp, command, arguments, QMP_TIMEOUT_MS, on_relay_done, relay) : -ENOTCONN;
     if (r < 0) {
         free(relay);
-        reply_failed(call, "no-monitor", r == -ENOTCONN ? "QEMU's monitor isn't there (yet)" : strerror(-r));
+        api_reply_failed(call, "no-monitor", r == -ENOTCONN ? "QEMU's monitor isn't there (yet)" : strerror(-r));
         return;
     }
     varlink_call_on_gone(call, on_relay_gone, relay);
@@ -281,7 +282,7 @@ static void pause_vm(struct varlink_call *call, const json_t *parameters, void *
 {
     struct vm *vm = userdata;
 
-    if (!means_us(vm, call, parameters))
+    if (!api_means_us(vm, call, parameters))
         return;
     if (vm->state != STATE_RUNNING && vm->state != STATE_PAUSED)
         reply_wrong_state(call, vm, "paused");
@@ -293,7 +294,7 @@ static void resume_vm(struct varlink_call *call, const json_t *parameters, void 
 {
     struct vm *vm = userdata;
 
-    if (!means_us(vm, call, parameters))
+    if (!api_means_us(vm, call, parameters))
         return;
     if (vm->state != STATE_RUNNING && vm->state != STATE_PAUSED)
         reply_wrong_state(call, vm, "resumed");
@@ -305,7 +306,7 @@ static void reset_vm(struct varlink_call *call, const json_t *parameters, void *
 {
     struct vm *vm = userdata;
 
-    if (!means_us(vm, call, parameters))
+    if (!api_means_us(vm, call, parameters))
         return;
     if (vm->state != STATE_RUNNING && vm->state != STATE_PAUSED)
         reply_wrong_state(call, vm, "reset");
@@ -315,7 +316,7 @@ static void reset_vm(struct varlink_call *call, const json_t *parameters, void *
 
 static void qmp(struct varlink_call *call, const json_t *parameters, void *userdata)
 {
-    if (json_is_integer(json_object_get(parameters, "incarnation")) && !means_us(userdata, call, parameters))
+    if (json_is_integer(json_object_get(parameters, "incarnation")) && !api_means_us(userdata, call, parameters))
         return;
     relay_qmp(userdata, call, json_string_value(json_object_get(parameters, "command")), json_object_get(parameters, "arguments"), true);
 }
@@ -342,7 +343,7 @@ static void console(struct varlink_call *call, const json_t *parameters, void *u
     struct attach *a = calloc(1, sizeof(*a));
 
     if (!a) {
-        reply_failed(call, "no-memory", "out of memory");
+        api_reply_failed(call, "no-memory", "out of memory");
         return;
     }
     a->vm = vm;
@@ -363,6 +364,9 @@ static const struct varlink_method methods[] = {
     { .name = "Reset", .run = reset_vm },
     { .name = "Qmp", .run = qmp },
     { .name = "Console", .run = console, .upgrade = true },
+    { .name = "GetMemory", .run = api_get_memory },
+    { .name = "Snapshot", .run = api_snapshot, .more = true },
+    { .name = "CancelSnapshot", .run = api_cancel_snapshot },
 };
 
 int vm_serve(struct vm *vm, struct err *err)

@@ -34,8 +34,8 @@ static void on_progress(void *arg, const char *phase, uint64_t done, uint64_t to
 
     /* A caller that reads slowly gets the newer ones. */
     if (varlink_call_wants_more(s->call) && varlink_call_queued(s->call) == 0)
-        (void)varlink_call_continue_consume(s->call, json_pack("{s{ss sI sI}}", "progress", "phase", phase, "done", (json_int_t)done,
-                                                               "total", (json_int_t)total));
+        (void)varlink_call_continue_consume(
+            s->call, json_pack("{s{ss sI sI}}", "progress", "phase", phase, "done", (json_int_t)done, "total", (json_int_t)total));
 }
 
 static void on_ended(void *arg, json_t *record, const struct err *err)

@@ -14,8 +14,10 @@ enum event_type {
     EVENT_QMP,
     EVENT_CONSOLE,
     EVENT_HEALTH,
-    EVENT_LOG,  /* the logs: not rotated, no room, folder gone */
-    EVENT_SHIM, /* the supervisor itself: started, adopted, a record that could not be written */
+    EVENT_MEMORY,   /* where the guest's RAM comes from */
+    EVENT_SNAPSHOT, /* one is being made */
+    EVENT_LOG,      /* the logs: not rotated, no room, folder gone */
+    EVENT_SHIM,     /* the supervisor itself: started, adopted, a record that could not be written */
 };
 extern const struct enum_names event_type_names;
 

@@ -10,6 +10,9 @@
 #include "proto/launch.h"
 #include "shim/health.h"
 #include "shim/logs.h"
+#include "shim/ram.h"
+#include "shim/restore.h"
+#include "shim/snapshot.h"
 #include "shim/vm.h"
 
 enum {
@@ -56,9 +59,12 @@ static void conclude(struct vm *vm, struct exit_cause cause, const char *detail)
 
     if (vm->plan.restart.reset_after_ms > 0 && vm->qemu.ran && ran_ms >= vm->plan.restart.reset_after_ms)
         backoff_reset(&vm->backoff);
-    verdict = vm->stop.for_health && !vm->stop.asked ? policy_restart(&vm->backoff, random_bits(), &delay_ms)
-                                                     : policy_verdict((enum restart_policy)vm->plan.restart.policy, cause, vm->stop.asked,
-                                                                      &vm->backoff, random_bits(), &delay_ms);
+    if (vm_is_restoring(vm) && !vm->stop.asked) /* half a restore is no guest, and to boot it was not what was asked for */
+        verdict = VERDICT_FAILED;
+    else
+        verdict = vm->stop.for_health && !vm->stop.asked ? policy_restart(&vm->backoff, random_bits(), &delay_ms)
+                                                         : policy_verdict((enum restart_policy)vm->plan.restart.policy, cause,
+                                                                          vm->stop.asked, &vm->backoff, random_bits(), &delay_ms);
     FAILPOINT("shim.before-exit-record");
     record = make_record(vm, cause, detail);
     record.final = verdict != VERDICT_RESTART;
@@ -139,6 +145,8 @@ static void qemu_ended(struct vm *vm)
     if (vm->qemu.cause.kind == EXIT_SIGNAL && vm->qemu.cause.signal == SIGKILL && oom_watch_struck(&vm->qemu.oom))
         vm->qemu.cause.kind = EXIT_OOM;
     pidref_done(&vm->qemu.ref);
+    snapshot_abort(vm);
+    ram_end(vm);
     qmp_client_free(steal_ptr(&vm->qemu.qmp));
     vm->qemu.qmp_ready = vm->qemu.gone = false;
     vm_console_end_boot(vm);
@@ -165,8 +173,12 @@ void vm_tree_emptied(void *arg)
     struct exit_cause cause = vm->qemu.cause;
     auto_free char *tail = NULL;
 
-    if (cause.kind != EXIT_STOPPED && cause.kind != EXIT_GUEST_SHUTDOWN)
+    if (restore_failure(vm) || vm->qemu.doom) {
+        (void)str_set(&tail, restore_failure(vm) ? restore_failure(vm) : vm->qemu.doom);
+    } else if (cause.kind != EXIT_STOPPED && cause.kind != EXIT_GUEST_SHUTDOWN) {
         tail = log_file_tail(vm->log_fd, FILE_QEMU_LOG, vm->qemu.log_offset, DETAIL_LINES);
+    }
+    restore_end(vm);
     tree_remove_cgroup(&vm->tree);
     conclude(vm, cause, tail);
 }

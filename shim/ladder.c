@@ -190,6 +190,14 @@ void vm_ladder_force(struct vm *vm)
     vm_ladder_begin(vm);
 }
 
+void vm_stop_now(struct vm *vm, const char *why)
+{
+    vm->stop.asked = true;
+    vm_handle(vm, VM_STOP, why);
+    if (vm->state == STATE_STOPPING && vm->qemu.ref.pid != 0)
+        vm_ladder_force(vm);
+}
+
 void vm_ladder_end(struct vm *vm)
 {
     agent_call_free(steal_ptr(&vm->stop.agent));

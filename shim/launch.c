@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,15 +15,17 @@
 #include "lib/base/spawn.h"
 #include "proto/launch.h"
 #include "proto/status.h"
+#include "shim/command.h"
 #include "shim/logs.h"
 #include "shim/privileges.h"
+#include "shim/ram.h"
 #include "shim/vm.h"
 
 enum { LISTEN_BACKLOG = 4 };
 
 /* What QEMU inherits, by PLAN_FD_ number, and the pipe that lets it go. */
 struct inheritance {
-    int qmp, console, ram, agent, log;
+    int qmp, console, agent, log;
     int go_read, go_write;
 };
 
@@ -32,22 +33,12 @@ static void inheritance_done(struct inheritance *i)
 {
     fd_close(i->qmp);
     fd_close(i->console);
-    fd_close(i->ram);
     fd_close(i->agent);
     fd_close(i->log);
     fd_close(i->go_read);
     fd_close(i->go_write);
 }
 #define auto_inheritance auto_cleanup(inheritance_done)
-
-static int make_ram(const struct vm *vm)
-{
-    auto_fd int fd = memfd_create("guest-ram", MFD_CLOEXEC);
-
-    if (fd < 0 || ftruncate(fd, (off_t)vm->plan.ram.size) < 0)
-        return -errno;
-    return steal_fd(&fd);
-}
 
 static int make_inheritance(const struct vm *vm, struct inheritance *i)
 {
@@ -62,8 +53,6 @@ static int make_inheritance(const struct vm *vm, struct inheritance *i)
     i->log = log_file_open(vm->log_fd, FILE_QEMU_LOG);
     if (i->log < 0)
         return i->log;
-    if (vm->plan.ram.shared && (i->ram = make_ram(vm)) < 0)
-        return i->ram;
     if (vm->plan.qemu.agent && (i->agent = socket_listen(vm->run_fd, FILE_AGENT_SOCKET, 0600, LISTEN_BACKLOG)) < 0)
         return i->agent;
     if (pipe2(go, O_CLOEXEC) < 0)
@@ -73,33 +62,34 @@ static int make_inheritance(const struct vm *vm, struct inheritance *i)
     return 0;
 }
 
-static int fork_qemu(struct vm *vm, const struct inheritance *i)
+static int fork_qemu(struct vm *vm, const struct inheritance *i, const struct command *command)
 {
-    struct spawn_fd fds[] = {
+    const struct spawn_fd named[] = {
         { i->log, 1 },
         { i->log, 2 },
         { i->qmp, PLAN_FD_QMP },
         { i->console, PLAN_FD_CONSOLE },
         { vm->vm_lock, PLAN_FD_LOCK },
-        { i->ram, PLAN_FD_RAM },
         { i->agent, PLAN_FD_AGENT },
     };
+    struct spawn_fd fds[ARRAY_LEN(named) + RAM_FDS_MAX];
     auto_qemu_privileges struct qemu_privileges privileges = { 0 };
     struct spawn spawn;
     bool move = false;
     size_t n = 0;
     pid_t pid;
-    int r = qemu_privileges_init(&privileges, &vm->plan);
+    int r = qemu_privileges_init(&privileges, &vm->plan, command);
 
     if (r < 0)
         return r;
-    for (size_t k = 0; k < ARRAY_LEN(fds); k++)
-        if (fds[k].source >= 0) /* what the plan has no use for is -1 */
-            fds[n++] = fds[k];
+    for (size_t k = 0; k < ARRAY_LEN(named); k++)
+        if (named[k].source >= 0) /* what the plan has no use for is -1 */
+            fds[n++] = named[k];
+    n += ram_fds(vm->ram, fds + n);
     spawn = (struct spawn){
         .path = vm->plan.qemu.path,
-        .argv = vm->plan.qemu.argv,
-        .env = vm->plan.qemu.env,
+        .argv = strv_argv(&command->argv),
+        .env = strv_argv(&command->env),
         .fds = fds,
         .n_fds = n,
         .go_fd = i->go_read,
@@ -135,14 +125,17 @@ static int ensure_vm_lock(struct vm *vm)
     return vm->vm_lock < 0 ? vm->vm_lock : 0;
 }
 
-static int launch(struct vm *vm)
+static int launch(struct vm *vm, struct err *err)
 {
-    auto_inheritance struct inheritance i = { -1, -1, -1, -1, -1, -1, -1 };
+    auto_inheritance struct inheritance i = { -1, -1, -1, -1, -1, -1 };
+    auto_command struct command command = { 0 };
     int r = ensure_vm_lock(vm);
 
-    if (r < 0 || (r = make_inheritance(vm, &i)) < 0 || (r = tree_make_cgroup(&vm->tree, vm->plan.name, vm->plan.run_dir)) < 0)
+    if (r < 0 || (r = make_inheritance(vm, &i)) < 0 || (r = ram_begin(vm, err)) < 0 || (r = command_build(vm, &command, err)) < 0 ||
+        (r = tree_make_cgroup(&vm->tree, vm->plan.name, vm->plan.run_dir)) < 0)
         return r;
-    r = fork_qemu(vm, &i);
+    r = fork_qemu(vm, &i, &command);
+    ram_forked(vm->ram);
     if (r < 0)
         return r;
     FAILPOINT("shim.after-fork");
@@ -160,22 +153,28 @@ static int launch(struct vm *vm)
 void vm_launch(struct vm *vm)
 {
     auto_free char *text = NULL;
+    struct err err = ERR_INIT;
     int r;
 
     vm->qemu.ran = vm->qemu.gone = vm->qemu.qmp_ready = false;
     vm->stop.for_health = vm->stop.deadly = false;
     vm->stop.rung = 0;
     vm->qemu.shutdown_reason = (free(vm->qemu.shutdown_reason), NULL);
-    r = launch(vm);
+    vm->qemu.doom = (free(vm->qemu.doom), NULL);
+    r = launch(vm, &err);
     if (r >= 0)
         return;
-    (void)str_format(&text, "could not start %s: %s", vm->plan.qemu.path, strerror(-r));
+    if (err_is_set(&err))
+        (void)str_set(&text, err.text);
+    else
+        (void)str_format(&text, "could not start %s: %s", vm->plan.qemu.path, strerror(-r));
     if (vm->qemu.ref.pid != 0) {
         /* It waits for a go that never comes, or has begun without a monitor: its end is handled like any other. */
         vm_tell(vm, EVENT_SHIM, NULL, "%s", text ? text : "could not start QEMU");
         (void)pidref_kill(&vm->qemu.ref, SIGKILL);
         return;
     }
+    ram_end(vm);
     vm_launch_failed(vm, NULL, text ? text : "could not start QEMU");
 }
 

@@ -11,6 +11,7 @@
 #include "proto/launch.h"
 #include "shim/logs.h"
 #include "shim/privileges.h"
+#include "shim/restore.h"
 #include "shim/vm.h"
 
 static void next_step(struct vm *vm);
@@ -89,10 +90,10 @@ static void next_step(struct vm *vm)
         const struct plan_step *step = &vm->plan.prepare[vm->prepare.step];
 
         if ((size_t)vm->prepare.step == vm->plan.n_prepare) {
-            vm_handle(vm, VM_PREPARED, NULL);
+            vm_handle(vm, vm_is_restoring(vm) ? VM_RESTORE : VM_PREPARED, NULL);
             return;
         }
-        if (step->creates && lstat(step->creates, &st) == 0)
+        if (step->creates && (restore_replaces(vm, step->creates) || lstat(step->creates, &st) == 0))
             continue;
         vm_tell(vm, EVENT_PREPARE, NULL, "%s", step->what);
         r = run_step(vm, step);
@@ -113,11 +114,17 @@ void vm_prepare(struct vm *vm)
     vm_logs_begin_boot(vm);
     vm->prepare.step = 0;
     vm->qemu.log_offset = log_file_size(vm->log_fd, FILE_QEMU_LOG);
-    next_step(vm);
+    if (vm_is_restoring(vm))
+        restore_prepare(vm);
+    else
+        next_step(vm);
 }
+
+void vm_prepare_steps(struct vm *vm) { next_step(vm); }
 
 void vm_prepare_cancel(struct vm *vm)
 {
+    restore_end(vm);
     if (vm->prepare.child.pid == 0)
         return;
     pidwatch_stop(&vm->prepare.watch);

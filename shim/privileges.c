@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -122,11 +123,11 @@ int privileges_drop(const struct plan *plan, struct err *err)
     return r < 0 ? err_set_errno(err, -r, "no-privileges", "can't give up privileges") : 0;
 }
 
-int qemu_privileges_init(struct qemu_privileges *p, const struct plan *plan)
+int qemu_privileges_init(struct qemu_privileges *p, const struct plan *plan, const struct command *command)
 {
     uint64_t n;
 
-    *p = (struct qemu_privileges){ .plan = plan };
+    *p = (struct qemu_privileges){ .plan = plan, .command = command };
     for (size_t i = 0; plan->qemu.groups && plan->qemu.groups[i]; i++) {
         if (i == PLAN_GROUPS_MAX || parse_u64(plan->qemu.groups[i], 0, UINT32_MAX - 1, &n) < 0)
             return -EINVAL;
@@ -223,15 +224,15 @@ static int open_folder_of(const char *path)
 }
 
 /* Returns when the path is good, for spawn_child() to execute; else it is done here or fails. */
-static void execute_from(int folder, const struct plan *plan)
+static void execute_from(int folder, const struct qemu_privileges *p)
 {
+    const struct plan *plan = p->plan;
     const char *path = plan->qemu.path;
-    static char *const none[] = { NULL };
 
     if (access(path, X_OK) == 0)
         return;
     if (errno == EACCES && folder >= 0)
-        (void)execveat(folder, strrchr(path, '/') + 1, plan->qemu.argv, plan->qemu.env ? plan->qemu.env : none, 0);
+        (void)execveat(folder, strrchr(path, '/') + 1, strv_argv(&p->command->argv), strv_argv(&p->command->env), 0);
     give_up(plan->qemu.user ? "execute, as QEMU's user, " : "execute ", path, -errno);
 }
 
@@ -239,12 +240,13 @@ int qemu_child_prepare(void *arg)
 {
     const struct qemu_privileges *p = arg;
     const struct plan *plan = p->plan;
+    const struct command *c = p->command;
     int folder = open_folder_of(plan->qemu.path), r;
 
-    for (size_t i = 0; i < plan->qemu.n_files; i++) {
-        r = qemu_file_open(&plan->qemu.files[i]);
+    for (size_t i = 0; i < c->n_files; i++) {
+        r = qemu_file_open(&c->files[i]);
         if (r < 0)
-            give_up("open ", plan->qemu.files[i].path, r);
+            give_up("open ", c->files[i].path, r);
     }
     set_limits();
     set_oom_score_adj("0"); /* ours is for the shim alone */
@@ -256,12 +258,15 @@ int qemu_child_prepare(void *arg)
     }
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         give_up("set no_new_privs", "", -errno);
-    for (size_t i = 0; i < plan->qemu.n_files; i++) {
-        r = qemu_file_make_reopenable(&plan->qemu.files[i]);
+    /* Nobody misses it, and nobody would take its shim's place. After the change of user, which clears it. */
+    if (plan->restore.ephemeral && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        give_up("have it end with its shim", "", -errno);
+    for (size_t i = 0; i < c->n_files; i++) {
+        r = qemu_file_make_reopenable(&c->files[i]);
         if (r < 0)
-            give_up("make a copy for QEMU's user of ", plan->qemu.files[i].path, r);
+            give_up("make a copy for QEMU's user of ", c->files[i].path, r);
     }
-    execute_from(folder, plan);
+    execute_from(folder, p);
     return 0;
 }
 

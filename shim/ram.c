@@ -67,8 +67,8 @@ static int make_inheritance(struct ram *ram)
         return -errno;
     ram->preload = open_preload();
     if (ram->preload < 0) {
-        vm_tell(ram->vm, EVENT_MEMORY, NULL, "%s is missing beside holdfast-shim and in " HOLDFAST_PRELOAD_DIR ": no live snapshots of this VM",
-                PRELOAD_NAME);
+        vm_tell(ram->vm, EVENT_MEMORY, NULL,
+                "%s is missing beside holdfast-shim and in " HOLDFAST_PRELOAD_DIR ": no live snapshots of this VM", PRELOAD_NAME);
         return 0;
     }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
@@ -124,7 +124,8 @@ static int begin_restore(struct ram *ram, struct err *err)
 
     restore_take_source(vm, &ram->source);
     if (ram->preload < 0 && ram->source.state.mode != RESTORE_EAGER)
-        return err_set(err, ENOENT, "no-agent", "%s isn't installed, so RAM can only be restored whole: vmctl restore … --mode eager", PRELOAD_NAME);
+        return err_set(err, ENOENT, "no-agent", "%s isn't installed, so RAM can only be restored whole: vmctl restore … --mode eager",
+                       PRELOAD_NAME);
     if (ram->source.state.mode != RESTORE_MAPPED) {
         ram->source.pages = pager_state_new(vm->plan.ram.size);
         if (ram->source.pages < 0)
@@ -160,7 +161,7 @@ int ram_begin(struct vm *vm, struct err *err)
 size_t ram_fds(const struct ram *ram, struct spawn_fd fds[RAM_FDS_MAX])
 {
     const struct spawn_fd all[RAM_FDS_MAX] = {
-        { ram->memfd, PLAN_FD_RAM },        { ram->socket, PLAN_FD_RAM_SOCKET },   { ram->device, PLAN_FD_UFFD },
+        { ram->memfd, PLAN_FD_RAM },       { ram->socket, PLAN_FD_RAM_SOCKET },  { ram->device, PLAN_FD_UFFD },
         { ram->preload, PLAN_FD_PRELOAD }, { ram->source.pages, PLAN_FD_PAGES }, { ram->source.image, PLAN_FD_IMAGE },
     };
     size_t n = 0;
@@ -174,7 +175,7 @@ size_t ram_fds(const struct ram *ram, struct spawn_fd fds[RAM_FDS_MAX])
 const char *const *ram_environment(const struct ram *ram)
 {
     static const char *const none[] = { NULL }, *const may[] = { "LD_PRELOAD=/proc/self/fd/15", NULL },
-                            *const must[] = { "LD_PRELOAD=/proc/self/fd/15", AGENT_ENV "=" AGENT_MUST, NULL };
+                             *const must[] = { "LD_PRELOAD=/proc/self/fd/15", AGENT_ENV "=" AGENT_MUST, NULL };
 
     if (ram->preload < 0)
         return none;
@@ -275,9 +276,10 @@ int ram_ready(const struct ram *ram, struct err *err)
         return !source->pager || pager_loaded(source->pager);
     if (ram->len > 0)
         return 1;
-    return err_set(err, ENOTSUP, "no-agent",
-                   "QEMU mapped its RAM without %s (is it linked statically, or setuid?): vmctl restore … --mode eager needs no such library",
-                   PRELOAD_NAME);
+    return err_set(
+        err, ENOTSUP, "no-agent",
+        "QEMU mapped its RAM without %s (is it linked statically, or setuid?): vmctl restore … --mode eager needs no such library",
+        PRELOAD_NAME);
 }
 
 /* ---- what the pager's threads tell ---- */
@@ -371,10 +373,7 @@ void ram_end(struct vm *vm)
 
 bool ram_is_lazy(const struct vm *vm) { return vm->ram && vm->ram->source.pager && vm->ram->source.state.mode == RESTORE_LAZY; }
 
-bool ram_is_mapped(const struct vm *vm)
-{
-    return vm->ram && vm->ram->source.state.folder && vm->ram->source.state.mode == RESTORE_MAPPED;
-}
+bool ram_is_mapped(const struct vm *vm) { return vm->ram && vm->ram->source.state.folder && vm->ram->source.state.mode == RESTORE_MAPPED; }
 
 void ram_guest_runs(struct vm *vm)
 {

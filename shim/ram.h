@@ -16,26 +16,26 @@ struct vm;
 
 /* What a guest is restored from. */
 struct ram_source {
-    struct memory_state state;   /* .folder NULL: the RAM was empty at the start */
-    struct snapshot snapshot;    /* not read again by an adoption: schema 0 */
-    struct memory_index *index;  /* while pages may be missing */
-    struct working_set known;    /* n_runs 0: none was recorded yet */
-    int image;                   /* memory.raw with a shared flock(2); -1: not needed any more */
-    int pages;                   /* pager_state_new() */
-    struct pager *pager;         /* while it has something to do */
-    struct pager_stats last;     /* of the pager when it was done */
-    char *warning;               /* for an event, of what isn't used; NULL: none */
-    bool settled, stored;        /* the recording is over; its record is written */
+    struct memory_state state;  /* .folder NULL: the RAM was empty at the start */
+    struct snapshot snapshot;   /* not read again by an adoption: schema 0 */
+    struct memory_index *index; /* while pages may be missing */
+    struct working_set known;   /* n_runs 0: none was recorded yet */
+    int image;                  /* memory.raw with a shared flock(2); -1: not needed any more */
+    int pages;                  /* pager_state_new() */
+    struct pager *pager;        /* while it has something to do */
+    struct pager_stats last;    /* of the pager when it was done */
+    char *warning;              /* for an event, of what isn't used; NULL: none */
+    bool settled, stored;       /* the recording is over; its record is written */
 };
 
 struct ram {
     struct vm *vm;
-    int memfd;        /* -1: not shared with us */
-    int uffd;         /* -1: QEMU hasn't made one (yet) */
+    int memfd;                    /* -1: not shared with us */
+    int uffd;                     /* -1: QEMU hasn't made one (yet) */
     uint64_t addr, len, features; /* of the mapping; len 0: not mapped yet */
-    uint32_t error;   /* errno of why there is no userfaultfd */
-    ev_io hello;      /* the preload library's word; fd -1 */
-    ev_async woken;   /* by the pager's threads */
+    uint32_t error;               /* errno of why there is no userfaultfd */
+    ev_io hello;                  /* the preload library's word; fd -1 */
+    ev_async woken;               /* by the pager's threads */
     /* What QEMU inherits, ours only until it is forked. */
     int socket, device, preload;
     struct ram_source source;

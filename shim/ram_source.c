@@ -64,8 +64,8 @@ static int open_image(int dir, const char *folder, uint64_t ram_size, struct err
     if (fd < 0 || fstat(fd, &st) < 0)
         return err_set_errno(err, errno, "bad-snapshot", "can't open %s/%s", folder, FILE_MEMORY);
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != ram_size)
-        return err_set(err, EINVAL, "bad-snapshot", "%s/%s is damaged: it has %lld bytes, and should have the RAM's %llu", folder, FILE_MEMORY,
-                       (long long)st.st_size, (unsigned long long)ram_size);
+        return err_set(err, EINVAL, "bad-snapshot", "%s/%s is damaged: it has %lld bytes, and should have the RAM's %llu", folder,
+                       FILE_MEMORY, (long long)st.st_size, (unsigned long long)ram_size);
     if (flock(fd, LOCK_SH | LOCK_NB) < 0)
         return err_set_errno(err, errno, "busy-snapshot", "%s is being deleted", folder);
     return steal_fd(&fd);

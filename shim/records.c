@@ -12,7 +12,7 @@
 #include "shim/health.h"
 #include "shim/vm.h"
 
-static int write_record(int dirfd, const char *name, const struct record_type *type, const void *record, enum file_durability durability)
+int vm_write_record(int dirfd, const char *name, const struct record_type *type, const void *record, enum file_durability durability)
 {
     auto_json json_t *json = NULL;
     auto_free char *text = NULL;
@@ -66,7 +66,7 @@ static struct status current_status(const struct vm *vm)
 void vm_write_status(struct vm *vm)
 {
     struct status status = current_status(vm);
-    int r = write_record(vm->run_fd, FILE_STATUS, &status_type, &status, FILE_ATOMIC);
+    int r = vm_write_record(vm->run_fd, FILE_STATUS, &status_type, &status, FILE_ATOMIC);
 
     if (r < 0)
         log_vm_error(vm->plan.name, "can't write %s: %s; a replacement of this shim would not find its QEMU", FILE_STATUS, strerror(-r));
@@ -74,7 +74,7 @@ void vm_write_status(struct vm *vm)
 
 void vm_write_exit(struct vm *vm, const struct exit_record *record)
 {
-    int r = write_record(vm->state_fd, FILE_LAST_EXIT, &exit_type, record, FILE_DURABLE);
+    int r = vm_write_record(vm->state_fd, FILE_LAST_EXIT, &exit_type, record, FILE_DURABLE);
 
     if (r < 0) {
         log_vm_error(vm->plan.name, "can't write %s: %s", FILE_LAST_EXIT, strerror(-r));

@@ -206,7 +206,8 @@ static void on_capabilities(void *arg, const struct qmp_result *r)
 
 json_t *migration_capabilities(void)
 {
-    return json_pack("{s[{ss sb} {ss sb}]}", "capabilities", "capability", "x-ignore-shared", "state", 1, "capability", "events", "state", 1);
+    return json_pack("{s[{ss sb} {ss sb}]}", "capabilities", "capability", "x-ignore-shared", "state", 1, "capability", "events", "state",
+                     1);
 }
 
 void restore_poke(struct vm *vm)

@@ -17,7 +17,7 @@ struct snapshot_disks {
     struct freeze freeze;
     size_t disk; /* that QEMU is being told of */
     enum disk_call call;
-    uint64_t *sets;           /* of the overlays, by disk; 0: not there yet */
+    uint64_t *sets;            /* of the overlays, by disk; 0: not there yet */
     bool stored, sent, frozen; /* the record names the overlays; the transaction went out; and was answered well */
 };
 

@@ -28,21 +28,21 @@ struct snapshot_job {
     enum snapshot_step step;
     bool refused; /* QEMU answered the last command with an error */
     struct snapshot record;
-    char *folder, *tmp_name;          /* absolute; of the temporary folder beside it */
-    int parent, dir;                  /* the folder of the VM's snapshots; the temporary one */
-    int state_fd, memory_fd, mem_fd;  /* device.state, memory.raw, /proc/PID/mem */
-    bool live, was_running;           /* as asked; the guest was to run on */
-    bool held;                        /* the guest stands still for us */
-    bool migrating, saved;            /* its device state is on the way to disk; is there */
-    uint64_t stopped_us;              /* when, monotonic */
+    char *folder, *tmp_name;         /* absolute; of the temporary folder beside it */
+    int parent, dir;                 /* the folder of the VM's snapshots; the temporary one */
+    int state_fd, memory_fd, mem_fd; /* device.state, memory.raw, /proc/PID/mem */
+    bool live, was_running;          /* as asked; the guest was to run on */
+    bool held;                       /* the guest stands still for us */
+    bool migrating, saved;           /* its device state is on the way to disk; is there */
+    uint64_t stopped_us;             /* when, monotonic */
     struct memory_index *index, *source_index;
-    uint64_t *missing;                /* save_config.from_source */
+    uint64_t *missing; /* save_config.from_source */
     size_t n_missing;
     struct save *save;
-    struct snapshot_disks *disks;     /* snapshot_disks.c */
-    struct task *task;                /* what blocks, while it runs */
-    ev_async woken;                   /* by the save's thread */
-    ev_timer deadline;                /* of QEMU's part */
+    struct snapshot_disks *disks; /* snapshot_disks.c */
+    struct task *task;            /* what blocks, while it runs */
+    ev_async woken;               /* by the save's thread */
+    ev_timer deadline;            /* of QEMU's part */
     struct err err;
 };
 
@@ -59,3 +59,18 @@ int snapshot_pending_write(const struct snapshot_job *job);
 void snapshot_pending_remove(const struct vm *vm);
 /* 1: there was one, and what it wrote is removed; *ret_resume: the guest is to be let run. 0: none. */
 int snapshot_pending_undo(const struct vm *vm, bool *ret_resume);
+
+/* ---- snapshot_setup.c ---- */
+
+/* Refuses with the reason, and what can be done instead. */
+int snapshot_check(const struct vm *vm, const struct snapshot_request *request, struct err *err);
+int snapshot_describe(struct snapshot_job *job, const struct snapshot_request *request);
+/* The index and the save; the folder is made. */
+int snapshot_setup(struct snapshot_job *job, struct err *err);
+/* snapshot.c: the save's notify, on its thread. */
+void snapshot_save_event(void *job);
+
+/* ---- snapshot_run_on.c ---- */
+
+/* Has QEMU let the guest run. Goes on without the job, which may have ended: `done` gets why it couldn't be, NULL: it runs. */
+void snapshot_run_on(struct vm *vm, void (*done)(struct vm *vm, const char *why));

@@ -4,10 +4,11 @@
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "shim/health.h"
+#include "shim/restore.h"
 #include "shim/vm.h"
 
 static const char *const event_names[] = {
-    [VM_GO] = "go",     [VM_PREPARED] = "prepared", [VM_RESUMED] = "resumed", [VM_PAUSED] = "paused",
+    [VM_GO] = "go",     [VM_PREPARED] = "prepared", [VM_RESUMED] = "resumed", [VM_PAUSED] = "paused", [VM_RESTORE] = "restore",
     [VM_STOP] = "stop", [VM_ENDED] = "ended",       [VM_FAILED] = "failed",   [VM_RETRY] = "retry",
 };
 const struct enum_names vm_event_names = { "vm event", event_names, ARRAY_LEN(event_names) };
@@ -31,6 +32,7 @@ static const struct cell table[STATE_COUNT][VM_EVENT_COUNT] = {
     [STATE_PREPARING] = {
         [VM_GO] = TO(STATE_PREPARING, vm_prepare),
         [VM_PREPARED] = TO(STATE_LAUNCHING, vm_launch),
+        [VM_RESTORE] = TO(STATE_RESTORING, vm_launch),
         [VM_STOP] = TO(STATE_STOPPING, cancel_and_finish),
         END_CELLS,
     },
@@ -41,7 +43,7 @@ static const struct cell table[STATE_COUNT][VM_EVENT_COUNT] = {
         END_CELLS,
     },
     [STATE_RESTORING] = {
-        [VM_RESUMED] = TO(STATE_RUNNING, NULL),
+        [VM_RESUMED] = TO(STATE_RUNNING, restore_done),
         [VM_PAUSED] = TO(STATE_PAUSED, NULL),
         [VM_STOP] = TO(STATE_STOPPING, vm_ladder_begin),
         END_CELLS,

@@ -7,8 +7,8 @@
 struct task;
 
 struct task_work {
-    int (*run)(void *arg, struct err *err);                        /* on the thread: touches nothing of the loop's, logs and tells nothing */
-    void (*done)(void *arg, int r, const struct err *err);         /* on the loop, with what it returned */
+    int (*run)(void *arg, struct err *err);                /* on the thread: touches nothing of the loop's, logs and tells nothing */
+    void (*done)(void *arg, int r, const struct err *err); /* on the loop, with what it returned */
     void *arg;
 };
 

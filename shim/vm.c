@@ -15,6 +15,9 @@
 #include "proto/interfaces.h"
 #include "proto/launch.h"
 #include "shim/health.h"
+#include "shim/ram.h"
+#include "shim/restore.h"
+#include "shim/snapshot.h"
 
 static int open_folders(struct vm *vm, struct err *err)
 {
@@ -62,7 +65,7 @@ static int take_locks(struct vm *vm, bool adopt, struct err *err)
     return 0;
 }
 
-static int write_plan(struct vm *vm, struct err *err)
+int vm_write_plan(struct vm *vm, struct err *err)
 {
     auto_json json_t *json = NULL;
     auto_free char *text = NULL;
@@ -110,7 +113,7 @@ int vm_new_take(struct loop *l, struct plan *plan, bool adopt, struct vm **ret_v
     if (r < 0 || (r = take_locks(vm, adopt, err)) < 0)
         return r;
     r = vm_read_predecessor(vm, err);
-    if (r < 0 || (r = write_plan(vm, err)) < 0)
+    if (r < 0 || (r = vm_write_plan(vm, err)) < 0)
         return r;
     FAILPOINT("shim.after-run-folder");
     r = tree_start(&vm->tree, l, vm_tree_emptied, vm);
@@ -157,6 +160,8 @@ void vm_abandon(struct vm *vm)
     unlink_sockets(vm);
     (void)unlinkat(vm->run_fd, FILE_STATUS, 0);
     (void)unlinkat(vm->run_fd, FILE_PLAN, 0);
+    (void)unlinkat(vm->run_fd, FILE_MEMORY_STATE, 0);
+    (void)unlinkat(vm->run_fd, FILE_RESTORE_DISKS, 0);
 }
 
 static void on_linger(struct ev_loop *ev, ev_timer *w, int revents)
@@ -164,6 +169,17 @@ static void on_linger(struct ev_loop *ev, ev_timer *w, int revents)
     struct vm *vm = container_of(w, struct vm, linger);
 
     loop_stop(vm->loop, 0);
+}
+
+/* A VM that was made for one purpose, with all its folders in one. */
+static void remove_ephemeral(const struct vm *vm)
+{
+    const char *slash = strrchr(vm->plan.run_dir, '/');
+    auto_free char *parent = strndup(vm->plan.run_dir, (size_t)(slash - vm->plan.run_dir));
+    auto_fd int dir = parent ? dir_open(AT_FDCWD, parent) : -1;
+
+    if (dir >= 0)
+        (void)dir_remove_tree(dir, slash + 1);
 }
 
 /* The exit record is on disk, so the run folder's records have done their duty. Watchers that read slowly get a moment. */
@@ -179,6 +195,8 @@ void vm_finish(struct vm *vm)
     }
     vm->finished = true;
     vm_abandon(vm);
+    if (vm->plan.restore.ephemeral)
+        remove_ephemeral(vm);
     FAILPOINT("shim.before-leaving");
     ev_timer_init(&vm->linger, on_linger, waiting ? 0.5 : 0.0, 0.0);
     ev_timer_start(loop_ev(vm->loop), &vm->linger);
@@ -209,6 +227,9 @@ void vm_free(struct vm *vm)
         ev_timer_stop(loop_ev(vm->loop), &vm->qemu.last_words);
         vm_ladder_end(vm);
     }
+    snapshot_abort(vm);
+    restore_end(vm);
+    ram_end(vm);
     health_clear(vm);
     tree_stop(&vm->tree);
     pidwatch_stop(&vm->qemu.watch);
@@ -223,6 +244,8 @@ void vm_free(struct vm *vm)
     exit_clear(&vm->last_exit);
     oom_watch_done(&vm->qemu.oom);
     free(vm->qemu.shutdown_reason);
+    free(vm->qemu.doom);
+    free(vm->qemu.version);
     free(vm->detail);
     plan_clear(&vm->plan);
     fd_close(vm->run_fd);

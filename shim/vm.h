@@ -5,7 +5,8 @@
  *   prepare.c   the plan's steps before a launch             launch.c  QEMU: bind, fork, persist, go; and adoption
  *   monitor.c   what QMP tells                               ladder.c  stopping, rung by rung
  *   exits.c     QEMU's end, its reason, what follows         console.c viewers of the serial port
- *   health.c    probes and what is done about them           api.c     io.holdfast.Shim */
+ *   health.c    probes and what is done about them           api.c     io.holdfast.Shim
+ *   ram.c       the guest's RAM and where its pages come from   restore.c, snapshot.c   a guest from a snapshot, and a snapshot of one */
 #pragma once
 
 #include <stdbool.h>
@@ -13,6 +14,7 @@
 
 #include "lib/base/backoff.h"
 #include "lib/base/err.h"
+#include "lib/base/file.h"
 #include "lib/base/pidref.h"
 #include "lib/loop/loop.h"
 #include "lib/loop/pidwatch.h"
@@ -27,6 +29,9 @@
 
 struct agent_call;
 struct console;
+struct ram;
+struct restore;
+struct snapshot_job;
 struct health;
 struct monitor_call;
 struct rotation;
@@ -35,6 +40,7 @@ struct rotation;
 enum vm_event {
     VM_GO,       /* the manager let us begin, or the back-off is over */
     VM_PREPARED, /* all steps done */
+    VM_RESTORE,  /* likewise, and the guest isn't to boot but to begin as a snapshot */
     VM_RESUMED,  /* the guest runs */
     VM_PAUSED,   /* the guest stands still, QEMU lives */
     VM_STOP,     /* somebody wants it stopped */
@@ -84,6 +90,8 @@ struct vm {
         ev_timer last_words;
         unsigned asked_status; /* how often the kernel was asked how it ended */
         char *shutdown_reason;
+        char *doom;    /* why we killed it, where nobody had asked for that; NULL: we didn't */
+        char *version; /* as it greeted, "7.2.22" */
         struct oom_watch oom;
         struct exit_cause cause; /* known once it is gone, concluded when its tree is too */
         uint64_t log_offset;     /* where this launch begins in qemu.log */
@@ -100,6 +108,9 @@ struct vm {
         struct agent_call *agent; /* the agent rung's word to the guest, under way */
     } stop;
 
+    struct ram *ram;               /* of the QEMU that runs or is being started */
+    struct restore *restore;       /* under way */
+    struct snapshot_job *snapshot; /* under way */
     struct tree tree;
     struct event_ring events;
     struct monitor_call *monitors;
@@ -134,6 +145,8 @@ int vm_handle(struct vm *vm, enum vm_event event, const char *detail);
 int vm_would_become(enum vm_state state, enum vm_event event);
 
 /* ---- records.c ---- */
+int vm_write_record(int dirfd, const char *name, const struct record_type *type, const void *record, enum file_durability durability);
+int vm_write_plan(struct vm *vm, struct err *err);
 void vm_write_status(struct vm *vm); /* failures become events: the VM goes on */
 int vm_read_predecessor(struct vm *vm, struct err *err);
 /* Durable before it returns; a failure is logged and told as an event, and the record is still in memory. */
@@ -142,11 +155,14 @@ json_t *vm_status_to_wire(const struct vm *vm);
 
 /* ---- prepare.c, launch.c, monitor.c, exits.c, ladder.c ---- */
 void vm_prepare(struct vm *vm);               /* begins the plan's steps; VM_PREPARED follows */
+void vm_prepare_steps(struct vm *vm);         /* what is left to do once the snapshot of a restore was looked at */
 void vm_prepare_cancel(struct vm *vm);        /* kills the step under way and undoes it */
 void vm_launch(struct vm *vm);                /* QEMU to its QMP greeting; failures end in vm_ended() */
 int vm_adopt(struct vm *vm, struct err *err); /* takes a QEMU that a dead shim left */
 int vm_connect_qmp(struct vm *vm);
-void vm_continue(struct vm *vm); /* greeting came: let the guest run */
+void vm_continue(struct vm *vm);                  /* greeting came: let the guest run, or load it first */
+void vm_let_run(struct vm *vm);                   /* cont */
+void vm_stop_now(struct vm *vm, const char *why); /* of our own accord: from SIGTERM on */
 void vm_ladder_begin(struct vm *vm);
 void vm_ladder_monitor_ready(struct vm *vm); /* whatever waited for it goes on */
 void vm_ladder_force(struct vm *vm);         /* from SIGTERM on */

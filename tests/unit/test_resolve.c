@@ -235,9 +235,9 @@ START_TEST(macs_are_stable_and_differ)
 
             ck_assert_int_eq(plan_resolve(&in, &plan, NULL), 0);
             ck_assert_int_eq(plan_resolve(&in, &again, NULL), 0);
-            /* the random number generator is the first -device, panic notification the second */
-            auto_free char *mac = json_value_of(&plan, "-device", 2 + nic, NULL, "mac");
-            auto_free char *same = json_value_of(&again, "-device", 2 + nic, NULL, "mac");
+            /* random numbers, panic notification and the generation id come first */
+            auto_free char *mac = json_value_of(&plan, "-device", 3 + nic, NULL, "mac");
+            auto_free char *same = json_value_of(&again, "-device", 3 + nic, NULL, "mac");
             ck_assert_str_eq(mac, same);
             ck_assert_int_eq(parse_mac(mac, canonical), 0);
             ck_assert_str_eq(mac, canonical);
