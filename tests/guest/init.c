@@ -11,8 +11,15 @@
  *   deaf                          the guest agent answers no more
  *   echo TEXT                     prints TEXT
  *   sh COMMAND                    busybox sh -c COMMAND, its output on the serial port, then "sh: exit CODE"
+ *   pattern SEED MIB [hold]       fills MIB MiB (0: nearly all there is) with a pattern, which is rewritten and checked from then on: pattern.c
+ *   hold | go                     the pattern stands still, goes on
+ *   touch MIB                     reads a few words of each of so many pages of it, in no order, and says how long that took
+ *   stain WORD MIB                leaves the word in the pages of MIB MiB of free memory: pattern.c
+ *   disk PATH                     writes to a disk and checks it against memory from then on: disk.c
+ *   vmgenid                       the machine's generation identifier
  *
- * Kernel command line: tick=MS (passed by the kernel as an environment variable) sets the first interval. */
+ * Kernel command line (passed by the kernel as environment variables): tick=MS sets the first interval, pattern=SEED,MIB[,hold] and
+ * disk=PATH begin these. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/input.h>
@@ -32,17 +39,21 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/guest/work.h"
+
 enum {
     BUTTONS_MAX = 8,
-    LINE_MAX_LEN = 512,
+    LINE_MAX_LEN = WORK_LINE_MAX,
     TICK_MS = 100,
     FLOOD_LINE = 64,
+    WORK_NICE = 10, /* the heartbeat comes first */
     AGENT_LOOK_MS = 50,
 };
 
 struct guest {
     int tty;
-    int agent; /* the guest agent's channel, -1: there is none */
+    int pattern; /* a pipe to the process that has one, -1: none was begun */
+    int agent;   /* the guest agent's channel, -1: there is none */
     char agent_line[LINE_MAX_LEN];
     size_t agent_len;
     bool agent_deaf, agent_alone; /* nobody on the host has its channel open: poll(2) would not wait then */
@@ -65,8 +76,7 @@ static long long now_ms(void)
     return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
 }
 
-/* One line, one write: the kernel's own messages can come before or after it, not into it. */
-__attribute__((format(printf, 2, 3))) static void say(struct guest *g, const char *fmt, ...)
+void tell(int tty, const char *fmt, ...)
 {
     char line[LINE_MAX_LEN + 64];
     va_list ap;
@@ -78,14 +88,14 @@ __attribute__((format(printf, 2, 3))) static void say(struct guest *g, const cha
     size_t len = (size_t)n < sizeof(line) - 1 ? (size_t)n : sizeof(line) - 2;
     line[len++] = '\n';
     for (size_t done = 0; done < len;) {
-        ssize_t w = write(g->tty, line + done, len - done);
+        ssize_t w = write(tty, line + done, len - done);
         if (w <= 0)
             return;
         done += (size_t)w;
     }
 }
 
-static bool number(const char *s, unsigned long *ret)
+bool number(const char *s, unsigned long *ret)
 {
     unsigned long v = 0;
     if (!*s)
@@ -122,7 +132,7 @@ static void load_modules(struct guest *g)
         snprintf(path, sizeof(path), "/modules/%s", name);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) < 0)
-            say(g, "holdfast-guest: module %s: %m", name);
+            tell(g->tty, "holdfast-guest: module %s: %m", name);
         if (fd >= 0)
             close(fd);
     }
@@ -158,7 +168,7 @@ static void open_buttons(struct guest *g)
 
 static void power_off(struct guest *g)
 {
-    say(g, "holdfast-guest: powering off");
+    tell(g->tty, "holdfast-guest: powering off");
     tcdrain(g->tty);
     sync();
     reboot(RB_POWER_OFF);
@@ -170,7 +180,7 @@ static void read_button(struct guest *g, int fd)
     while (read(fd, &e, sizeof(e)) == (ssize_t)sizeof(e)) {
         if (e.type != EV_KEY || e.code != KEY_POWER || e.value != 1)
             continue;
-        say(g, "holdfast-guest: power button%s", g->ignore_button ? ", ignored" : "");
+        tell(g->tty, "holdfast-guest: power button%s", g->ignore_button ? ", ignored" : "");
         if (!g->ignore_button)
             power_off(g);
     }
@@ -189,14 +199,60 @@ static void shell(struct guest *g, const char *command, bool wait)
     }
     int status = 0;
     if (pid > 0 && wait && waitpid(pid, &status, 0) == pid)
-        say(g, "sh: exit %d", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+        tell(g->tty, "sh: exit %d", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
+/* A child that does one of the works of work.h and nothing else. */
+static void begin_work(struct guest *g, int (*work)(int tty, const char *arguments), const char *arguments)
+{
+    if (fork() == 0)
+        _exit(nice(WORK_NICE) < 0 ? 1 : work(g->tty, arguments));
+}
+
+static void begin_pattern(struct guest *g, const char *arguments)
+{
+    int ends[2];
+    if (g->pattern >= 0 || pipe2(ends, O_CLOEXEC) < 0) {
+        tell(g->tty, "holdfast-guest: no pattern beside the one there is");
+        return;
+    }
+    if (fork() == 0) {
+        close(ends[1]);
+        _exit(nice(WORK_NICE) < 0 ? 1 : pattern_run(g->tty, ends[0], arguments));
+    }
+    close(ends[0]);
+    g->pattern = ends[1];
+}
+
+static void order_pattern(struct guest *g, const char *order, const char *arg)
+{
+    if (g->pattern < 0 || dprintf(g->pattern, "%s%s%s\n", order, *arg ? " " : "", arg) < 0)
+        tell(g->tty, "holdfast-guest: there is no pattern");
+}
+
+/* Whether it was one of the commands about memory and disk. */
+static bool obey_work(struct guest *g, const char *command, const char *arg)
+{
+    if (strcmp(command, "pattern") == 0)
+        begin_pattern(g, arg);
+    else if (strcmp(command, "hold") == 0 || strcmp(command, "go") == 0 || strcmp(command, "touch") == 0)
+        order_pattern(g, command, arg);
+    else if (strcmp(command, "stain") == 0)
+        begin_work(g, stain_run, arg);
+    else if (strcmp(command, "disk") == 0)
+        begin_work(g, disk_run, arg);
+    else if (strcmp(command, "vmgenid") == 0)
+        begin_work(g, vmgenid_run, arg);
+    else
+        return false;
+    return true;
 }
 
 static void do_panic(struct guest *g)
 {
     int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
     if (fd < 0 || write(fd, "c", 1) != 1)
-        say(g, "holdfast-guest: can't panic: %m");
+        tell(g->tty, "holdfast-guest: can't panic: %m");
     if (fd >= 0)
         close(fd);
 }
@@ -218,20 +274,20 @@ static void obey(struct guest *g, char *line)
         do_panic(g);
     } else if (strcmp(line, "noacpi") == 0 || strcmp(line, "acpi") == 0) {
         g->ignore_button = line[0] == 'n';
-        say(g, "holdfast-guest: power button %s", g->ignore_button ? "off" : "on");
+        tell(g->tty, "holdfast-guest: power button %s", g->ignore_button ? "off" : "on");
     } else if (strcmp(line, "flood") == 0 && number(arg, &g->flood_kib)) {
         g->flood_left = g->flood_kib * (1024 / FLOOD_LINE);
     } else if (strcmp(line, "tick") == 0 && number(arg, &g->interval)) {
         g->next_tick = now_ms();
     } else if (strcmp(line, "deaf") == 0) {
         g->agent_deaf = true;
-        say(g, "holdfast-guest: agent is deaf");
+        tell(g->tty, "holdfast-guest: agent is deaf");
     } else if (strcmp(line, "echo") == 0) {
-        say(g, "%s", arg);
+        tell(g->tty, "%s", arg);
     } else if (strcmp(line, "sh") == 0) {
         shell(g, arg, true);
-    } else if (line[0]) {
-        say(g, "holdfast-guest: unknown command: %s", line);
+    } else if (line[0] && !obey_work(g, line, arg)) {
+        tell(g->tty, "holdfast-guest: unknown command: %s", line);
     }
 }
 
@@ -279,11 +335,11 @@ static void obey_agent(struct guest *g, const char *line)
     if (g->agent_deaf)
         return;
     if (shutdown) {
-        say(g, "holdfast-guest: the agent was told to shut down");
+        tell(g->tty, "holdfast-guest: the agent was told to shut down");
         power_off(g);
     }
     if (write(g->agent, reply, strlen(reply)) < 0)
-        say(g, "holdfast-guest: agent: %m");
+        tell(g->tty, "holdfast-guest: agent: %m");
 }
 
 static void read_agent(struct guest *g)
@@ -304,9 +360,9 @@ static void read_agent(struct guest *g)
 static void flood_step(struct guest *g)
 {
     /* ONLCR adds the 64th byte. */
-    say(g, "flood %-*lu", FLOOD_LINE - 2 - (int)strlen("flood "), g->flood_left);
+    tell(g->tty, "flood %-*lu", FLOOD_LINE - 2 - (int)strlen("flood "), g->flood_left);
     if (--g->flood_left == 0)
-        say(g, "flooded %lu", g->flood_kib);
+        tell(g->tty, "flooded %lu", g->flood_kib);
 }
 
 static int time_to_next(const struct guest *g)
@@ -342,7 +398,7 @@ static void run(struct guest *g)
         if (g->flood_left)
             flood_step(g);
         if (g->interval && now_ms() >= g->next_tick) {
-            say(g, "tick %llu", ++g->tick);
+            tell(g->tty, "tick %llu", ++g->tick);
             g->next_tick = now_ms() + (long long)g->interval;
         }
     }
@@ -350,7 +406,7 @@ static void run(struct guest *g)
 
 int main(void)
 {
-    struct guest g = { .tty = -1, .agent = -1, .interval = TICK_MS };
+    struct guest g = { .tty = -1, .pattern = -1, .agent = -1, .interval = TICK_MS };
     mount_all();
     open_tty(&g);
     load_modules(&g);
@@ -361,6 +417,10 @@ int main(void)
         number(tick, &g.interval);
     if (access("/sys/class/net/eth0", F_OK) == 0)
         shell(&g, "exec sh /etc/network", false);
-    say(&g, "holdfast-guest: ready");
+    tell(g.tty, "holdfast-guest: ready");
+    if (getenv("pattern"))
+        begin_pattern(&g, getenv("pattern"));
+    if (getenv("disk"))
+        begin_work(&g, disk_run, getenv("disk"));
     run(&g);
 }
