@@ -11,10 +11,11 @@
  *   deaf                          the guest agent answers no more
  *   echo TEXT                     prints TEXT
  *   sh COMMAND                    busybox sh -c COMMAND, its output on the serial port, then "sh: exit CODE"
- *   pattern SEED MIB [hold]       fills MIB MiB (0: nearly all there is) with a pattern, which is rewritten and checked from then on: pattern.c
+ *   pattern SEED MIB [hold]       fills MIB MiB (0: nearly all there is) with a pattern, rewrites and checks it from then on: pattern.c
  *   hold | go                     the pattern stands still, goes on
  *   touch MIB                     reads a few words of each of so many pages of it, in no order, and says how long that took
- *   stain WORD MIB                leaves the word in the pages of MIB MiB of free memory: pattern.c
+ *   stain WORD MIB                writes the word to the head of each page of MIB MiB
+ *   unstain                       frees them
  *   disk PATH                     writes to a disk and checks it against memory from then on: disk.c
  *   vmgenid                       the machine's generation identifier
  *
@@ -52,6 +53,7 @@ enum {
 
 struct guest {
     int tty;
+    pid_t stain; /* the process that has stained pages, 0: none */
     int pattern; /* a pipe to the process that has one, -1: none was begun */
     int agent;   /* the guest agent's channel, -1: there is none */
     char agent_line[LINE_MAX_LEN];
@@ -203,10 +205,20 @@ static void shell(struct guest *g, const char *command, bool wait)
 }
 
 /* A child that does one of the works of work.h and nothing else. */
-static void begin_work(struct guest *g, int (*work)(int tty, const char *arguments), const char *arguments)
+static pid_t begin_work(struct guest *g, int (*work)(int tty, const char *arguments), const char *arguments)
 {
-    if (fork() == 0)
+    pid_t pid = fork();
+    if (pid == 0)
         _exit(nice(WORK_NICE) < 0 ? 1 : work(g->tty, arguments));
+    return pid;
+}
+
+static void unstain(struct guest *g)
+{
+    if (g->stain > 0 && kill(g->stain, SIGKILL) == 0)
+        waitpid(g->stain, NULL, 0);
+    g->stain = 0;
+    tell(g->tty, "unstained");
 }
 
 static void begin_pattern(struct guest *g, const char *arguments)
@@ -238,7 +250,9 @@ static bool obey_work(struct guest *g, const char *command, const char *arg)
     else if (strcmp(command, "hold") == 0 || strcmp(command, "go") == 0 || strcmp(command, "touch") == 0)
         order_pattern(g, command, arg);
     else if (strcmp(command, "stain") == 0)
-        begin_work(g, stain_run, arg);
+        g->stain = begin_work(g, stain_run, arg);
+    else if (strcmp(command, "unstain") == 0)
+        unstain(g);
     else if (strcmp(command, "disk") == 0)
         begin_work(g, disk_run, arg);
     else if (strcmp(command, "vmgenid") == 0)

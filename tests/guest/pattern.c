@@ -71,8 +71,8 @@ static uint64_t chance(uint64_t *state) { return mix(*state += odd); }
 
 static uint64_t *page_at(const struct pattern *p, uint64_t page) { return p->region + page * WORDS; }
 
-/* A page's first word says which page of which generation it is, hidden by the seed; the others are a progression from what follows of both.
- * Few instructions a word, since they are emulated. */
+/* A page's first word says which page of which generation it is, hidden by the seed; the others are a progression that follows from it: few
+ * instructions a word, since they are emulated. */
 static uint64_t head_of(const struct pattern *p, uint64_t page, uint32_t generation) { return (page << 32 | generation) ^ mix(p->seed); }
 
 static uint64_t step_of(uint64_t head) { return mix(head ^ odd) | 1; }
@@ -338,7 +338,6 @@ int pattern_run(int tty, int orders, const char *arguments)
     return 0;
 }
 
-/* Free memory isn't told by its content; so the content tells: the word, and the process is gone before the guest can use it again. */
 int stain_run(int tty, const char *arguments)
 {
     char copy[WORK_LINE_MAX], *save = NULL;
@@ -350,8 +349,6 @@ int stain_run(int tty, const char *arguments)
         tell(tty, "stain: expected WORD MIB");
         return 1;
     }
-    if (mib == 0)
-        mib = free_mib();
     size_t len = (size_t)mib * MIB_PAGES * PAGE;
     uint64_t *at = populated(len);
     if (!at) {
@@ -360,7 +357,7 @@ int stain_run(int tty, const char *arguments)
     }
     for (size_t page = 0; page < len / PAGE; page++)
         at[page * WORDS] = word;
-    munmap(at, len);
     tell(tty, "stained %lu MiB", mib);
-    return 0;
+    for (;;)
+        pause();
 }

@@ -17,8 +17,8 @@ bool number(const char *s, unsigned long *ret);
  * lines are read: hold, go, touch MIB. Ends when the pipe does. See pattern.c for what it says. */
 int pattern_run(int tty, int orders, const char *arguments);
 
-/* Writes the magic word and its place into each page of MIB MiB and gives them back unread: memory that is free, and full of old
- * data. `arguments` is "WORD MIB", WORD decimal. */
+/* Writes a word to the head of each page of MIB MiB and stays until it is killed: memory that is free then, and tells whose it was.
+ * `arguments` is "WORD MIB". */
 int stain_run(int tty, const char *arguments);
 
 /* Writes numbered blocks to a disk and checks all it has written against what it remembers, without end. See disk.c. */
