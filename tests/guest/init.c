@@ -13,7 +13,8 @@
  *   sh COMMAND                    busybox sh -c COMMAND, its output on the serial port, then "sh: exit CODE"
  *   pattern SEED MIB [hold]       fills MIB MiB (0: nearly all there is) with a pattern, rewrites and checks it from then on: pattern.c
  *   hold | go                     the pattern stands still, goes on
- *   touch MIB                     reads a few words of each of so many pages of it, in no order, and says how long that took
+ *   touch MIB [KIB]               reads a few words of each page of so many MiB of it and says how long that took: in no order, in areas
+ *                                 of KIB (default 4, a page) that lie anywhere
  *   stain WORD MIB                writes the word to the head of each page of MIB MiB
  *   unstain                       frees them
  *   disk PATH                     writes to a disk and checks it against memory from then on: disk.c

@@ -42,7 +42,8 @@ struct pattern {
     uint64_t seed, pages;
     uint64_t *region;
     uint32_t *generation; /* that each page should have */
-    uint8_t *touched;     /* a bit for each page, for the touch under way */
+    uint8_t *touched;     /* a bit for each page, and … */
+    uint32_t *picked;     /* … the areas, of the touch under way */
     unsigned threads;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -214,28 +215,38 @@ static long long now_us(void)
     return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
 }
 
-/* Reads two words of each of so many pages in an order that nothing can guess, no page twice. That they fit each other is all that is
- * checked, so that no memory but theirs is needed. */
-static void touch(struct pattern *p, unsigned long mib)
+/* Numbers below `end`, no two alike, in an order that nothing can guess. */
+static void pick(struct pattern *p, uint64_t wanted, uint64_t end, uint64_t *state)
+{
+    memset(p->touched, 0, (p->pages + 7) / 8);
+    for (uint64_t n = 0; n < wanted;) {
+        uint64_t one = chance(state) % end;
+        if (p->touched[one / 8] & (1 << one % 8))
+            continue;
+        p->touched[one / 8] |= (uint8_t)(1 << one % 8);
+        p->picked[n++] = (uint32_t)one;
+    }
+}
+
+/* Reads two words of each of so many pages, in areas of `area` pages that lie anywhere, the pages of all areas in any order. That the words
+ * fit each other is all that is checked, so that no memory but theirs is needed. */
+static void touch(struct pattern *p, unsigned long mib, unsigned long area)
 {
     uint64_t wanted = (uint64_t)mib * MIB_PAGES, state = p->seed ^ (uint64_t)now_us();
     unsigned wrong = 0;
 
-    if (wanted > p->pages / 2) {
-        tell(p->tty, "touch: at most half of the pattern, %llu MiB", (unsigned long long)(p->pages / MIB_PAGES / 2));
+    if (area == 0 || wanted % area || wanted > p->pages / 2) {
+        tell(p->tty, "touch: at most half of the pattern, in areas that fit");
         return;
     }
-    memset(p->touched, 0, (p->pages + 7) / 8);
+    pick(p, wanted / area, p->pages / area, &state);
     long long begin = now_us();
-    for (uint64_t done = 0; done < wanted;) {
-        uint64_t page = chance(&state) % p->pages;
-        if (p->touched[page / 8] & (1 << page % 8))
-            continue;
-        p->touched[page / 8] |= (uint8_t)(1 << page % 8);
+    for (uint64_t i = 0; i < wanted; i++) {
+        uint64_t nth = i * 7919 % wanted; /* a prime: each comes once */
+        uint64_t page = p->picked[nth / area] * (uint64_t)area + nth % area;
         const volatile uint64_t *words = page_at(p, page);
         uint64_t head = words[0];
         wrong += words[WORDS - 1] != head + (WORDS - 1) * step_of(head) || (head ^ mix(p->seed)) >> 32 != page;
-        done++;
     }
     long long us = now_us() - begin;
     if (wrong)
@@ -244,16 +255,27 @@ static void touch(struct pattern *p, unsigned long mib)
         tell(p->tty, "touched %llu pages in %lld us", (unsigned long long)wanted, us);
 }
 
+static void obey_touch(struct pattern *p, const char *arguments)
+{
+    char copy[WORK_LINE_MAX], *save = NULL;
+    unsigned long mib, kib = PAGE / 1024;
+
+    snprintf(copy, sizeof(copy), "%s", arguments);
+    char *first = strtok_r(copy, " ", &save), *second = strtok_r(NULL, " ", &save);
+    if (first && number(first, &mib) && (!second || number(second, &kib)))
+        touch(p, mib, kib / (PAGE / 1024));
+    else
+        tell(p->tty, "touch: expected MIB [KIB]");
+}
+
 static void obey_order(struct pattern *p, const char *order)
 {
-    unsigned long mib;
-
     if (strcmp(order, "hold") == 0)
         set_held(p, true);
     else if (strcmp(order, "go") == 0)
         set_held(p, false);
-    else if (strncmp(order, "touch ", 6) == 0 && number(order + 6, &mib))
-        touch(p, mib);
+    else if (strncmp(order, "touch ", 6) == 0)
+        obey_touch(p, order + 6);
     else
         tell(p->tty, "pattern: unknown order: %s", order);
 }
@@ -296,7 +318,8 @@ static bool make(struct pattern *p, char *arguments)
     p->region = populated(p->pages * PAGE);
     p->generation = populated(p->pages * sizeof(*p->generation));
     p->touched = populated((p->pages + 7) / 8);
-    if (!p->region || !p->generation || !p->touched)
+    p->picked = populated(p->pages * sizeof(*p->picked));
+    if (!p->region || !p->generation || !p->touched || !p->picked)
         return false;
     for (uint64_t page = 0; page < p->pages; page++)
         write_page(p, page, 0);

@@ -14,7 +14,7 @@ __attribute__((format(printf, 2, 3))) void tell(int tty, const char *fmt, ...);
 bool number(const char *s, unsigned long *ret);
 
 /* Fills memory with a pattern, rewrites and checks it without end. `arguments` is "SEED,MIB[,hold]", `orders` a pipe from which
- * lines are read: hold, go, touch MIB. Ends when the pipe does. See pattern.c for what it says. */
+ * lines are read: hold, go, touch MIB [KIB]. Ends when the pipe does. See pattern.c for what it says. */
 int pattern_run(int tty, int orders, const char *arguments);
 
 /* Writes a word to the head of each page of MIB MiB and stays until it is killed: memory that is free then, and tells whose it was.
