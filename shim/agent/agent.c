@@ -27,13 +27,17 @@
 
 typedef void *mmap_function(void *, size_t, int, int, int, off_t);
 typedef int madvise_function(void *, size_t, int);
+typedef int fallocate_function(int, int, off_t, off_t);
 
 static mmap_function *real_mmap;
 static madvise_function *real_madvise;
-static struct stat ram;   /* of AGENT_FD_RAM; st_ino 0: nothing is waited for (any more) */
-static bool must;         /* no go: no QEMU */
-static char *mapped;      /* where a file took the RAM's place … */
-static size_t mapped_len; /* … and how far */
+static fallocate_function *real_fallocate;
+static struct stat ram;    /* of AGENT_FD_RAM; st_ino 0: nothing is waited for (any more) */
+static bool must;          /* no go: no QEMU */
+static struct stat shared; /* of the memfd once it is mapped … */
+static char *shared_at;    /* … and where, unless a file took its place */
+static char *mapped;       /* where a file took the RAM's place … */
+static size_t mapped_len;  /* … and how far */
 
 static void say(const char *what)
 {
@@ -63,7 +67,8 @@ __attribute__((constructor)) static void begin(void)
     close(AGENT_FD_SELF);
     real_mmap = (mmap_function *)dlsym(RTLD_NEXT, "mmap64");
     real_madvise = (madvise_function *)dlsym(RTLD_NEXT, "madvise");
-    if (!real_mmap || !real_madvise || fstat(AGENT_FD_RAM, &ram) < 0 || !S_ISREG(ram.st_mode)) {
+    real_fallocate = (fallocate_function *)dlsym(RTLD_NEXT, "fallocate64");
+    if (!real_mmap || !real_madvise || !real_fallocate || fstat(AGENT_FD_RAM, &ram) < 0 || !S_ISREG(ram.st_mode)) {
         memset(&ram, 0, sizeof(ram));
         give_up("there is no guest RAM to look after");
     }
@@ -150,6 +155,7 @@ static int map_file(char *addr, size_t len, int fd)
     close(fd);
     if (p == MAP_FAILED)
         return -1;
+    shared_at = NULL;
     mapped = addr;
     mapped_len = len;
     return 0;
@@ -190,6 +196,8 @@ EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off_t o
     if (p == MAP_FAILED || fd < 0 || ram.st_ino == 0 || !(prot & PROT_WRITE))
         return p;
     if (fstat(fd, &st) == 0 && st.st_ino == ram.st_ino && st.st_dev == ram.st_dev) {
+        shared = ram;
+        shared_at = p;
         memset(&ram, 0, sizeof(ram));
         hand_over(p, len);
     }
@@ -208,3 +216,16 @@ EXPORT int madvise(void *addr, size_t len, int advice)
     p = real_mmap(addr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p == MAP_FAILED ? -1 : 0;
 }
+
+/* QEMU gives pages back by a hole in the memfd, of which nobody is told, and by madvise(2) after it. A pager could put the snapshot's old page
+ * back in between. MADV_REMOVE makes the hole as well, and not before the pager has read that it will. */
+EXPORT int fallocate64(int fd, int mode, off_t offset, off_t len)
+{
+    struct stat st;
+
+    if (shared_at && (mode & FALLOC_FL_PUNCH_HOLE) && fstat(fd, &st) == 0 && st.st_ino == shared.st_ino && st.st_dev == shared.st_dev)
+        return real_madvise(shared_at + offset, (size_t)len, MADV_REMOVE);
+    return real_fallocate ? real_fallocate(fd, mode, offset, len) : (int)syscall(SYS_fallocate, fd, mode, offset, len);
+}
+
+EXPORT int fallocate(int fd, int mode, off_t offset, off_t len) { return fallocate64(fd, mode, offset, len); }
