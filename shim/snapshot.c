@@ -418,6 +418,26 @@ void snapshot_disks_ready(struct snapshot_job *job)
 
 void snapshot_disks_failed(struct snapshot_job *job) { fail(job); }
 
+/* A paused guest's device state can be saved once: QEMU then counts it as gone elsewhere until it has run again. */
+static void on_look(void *arg, const struct qmp_result *r)
+{
+    struct snapshot_job *job = answered(arg, r, SNAPSHOT_LOOK, "to say how it is");
+    const char *status = job ? json_string_value(json_object_get(json_object_get(r->reply, "return"), "status")) : NULL;
+
+    if (!job)
+        return;
+    if (streq_opt(status, "postmigrate")) {
+        err_set(&job->err, EPERM, "saved-already",
+                "%s was saved since it was paused, and QEMU saves a paused guest only once: resume it first, or use that snapshot",
+                job->vm->plan.name);
+        fail(job);
+        return;
+    }
+    progress(job, "disks", 0, 0);
+    job->step = SNAPSHOT_DISKS;
+    snapshot_disks_prepare(job);
+}
+
 int snapshot_begin(struct vm *vm, const struct snapshot_request *request, const struct snapshot_watcher *watcher, struct err *err)
 {
     struct snapshot_job *job;
@@ -450,9 +470,8 @@ int snapshot_begin(struct vm *vm, const struct snapshot_request *request, const 
     job->watcher = *watcher;
     vm->snapshot = job;
     vm_tell(vm, EVENT_SNAPSHOT, NULL, "snapshot %s begun", job->record.name);
-    progress(job, "disks", 0, 0);
-    job->step = SNAPSHOT_DISKS;
-    snapshot_disks_prepare(job);
+    job->step = SNAPSHOT_LOOK;
+    call(job, "query-status", NULL, on_look);
     return 0;
 }
 
@@ -483,17 +502,3 @@ void snapshot_abort(struct vm *vm)
 }
 
 bool snapshot_holds(const struct vm *vm) { return vm->snapshot && vm->snapshot->held; }
-
-bool snapshot_adopt(struct vm *vm)
-{
-    bool resume = false;
-
-    if (snapshot_pending_undo(vm, &resume) <= 0)
-        return false;
-    vm_tell(vm, EVENT_SNAPSHOT, NULL, "a snapshot was under way when its shim died: what there was of it is removed");
-    if (!resume || vm->state == STATE_STOPPING)
-        return false;
-    (void)qmp_client_call(vm->qemu.qmp, "migrate_cancel", NULL, 0, NULL, NULL);
-    vm_let_run(vm);
-    return true;
-}

@@ -12,6 +12,7 @@
 struct snapshot_disks;
 
 enum snapshot_step {
+    SNAPSHOT_LOOK, /* whether QEMU can save it now */
     SNAPSHOT_DISKS,   /* new files for what the guest will write from then on */
     SNAPSHOT_PROTECT, /* its RAM, while it runs */
     SNAPSHOT_STOP,    /* the guest */

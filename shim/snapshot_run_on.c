@@ -67,3 +67,17 @@ void snapshot_run_on(struct vm *vm, void (*done)(struct vm *vm, const char *why)
     *o = (struct run_on){ .vm = vm, .since = clock_mono_us(), .done = done };
     ask_to_run(o);
 }
+
+bool snapshot_adopt(struct vm *vm)
+{
+    bool resume = false;
+
+    if (snapshot_pending_undo(vm, &resume) <= 0)
+        return false;
+    vm_tell(vm, EVENT_SNAPSHOT, NULL, "a snapshot was under way when its shim died: what there was of it is removed");
+    if (!resume || vm->state == STATE_STOPPING)
+        return false;
+    (void)qmp_client_call(vm->qemu.qmp, "migrate_cancel", NULL, 0, NULL, NULL);
+    vm_let_run(vm);
+    return true;
+}
