@@ -350,7 +350,7 @@ static void on_woken(struct ev_loop *ev, ev_async *w, int revents)
         restore_settled(ram->vm);
     }
     restore_poke(ram->vm);
-    if (ram->vm->state != STATE_RESTORING && all_is_in(source))
+    if (ram->vm->state != STATE_RESTORING && !ram->vm->snapshot && all_is_in(source))
         complete(ram);
 }
 

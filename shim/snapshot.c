@@ -14,56 +14,7 @@
 /* For each of QEMU's answers while the guest stands still. */
 enum { QEMU_TIMEOUT_MS = 30 * 1000 };
 
-static void job_free(struct snapshot_job *job)
-{
-    struct ev_loop *ev = loop_ev(job->vm->loop);
-
-    ev_timer_stop(ev, &job->deadline);
-    task_join(&job->task);
-    save_free(job->save); /* uses what is released below */
-    ev_async_stop(ev, &job->woken);
-    ram_faults_done(job->vm);
-    snapshot_disks_clear(job);
-    memory_index_free(job->index);
-    memory_index_free(job->source_index);
-    free(job->missing);
-    snapshot_clear(&job->record);
-    fd_close(job->state_fd);
-    fd_close(job->memory_fd);
-    fd_close(job->mem_fd);
-    fd_close(job->dir);
-    fd_close(job->parent);
-    free(job->folder);
-    free(job->tmp_name);
-    free(job);
-}
-
-static void progress(struct snapshot_job *job, const char *phase, uint64_t done, uint64_t total)
-{
-    if (job->watcher.progress)
-        job->watcher.progress(job->watcher.arg, phase, done, total);
-}
-
-/* The last of it, well (`record`) or not. */
-static void end_consume(struct snapshot_job *job, json_t *record)
-{
-    struct vm *vm = job->vm;
-    auto_json json_t *owned = record;
-
-    vm->snapshot = NULL;
-    snapshot_pending_remove(vm);
-    if (record)
-        vm_tell(vm, EVENT_SNAPSHOT, NULL, "snapshot %s: the guest stood still for %.1f ms", job->record.name,
-                (double)job->record.pause_us / 1000.0);
-    else
-        vm_tell(vm, EVENT_SNAPSHOT, NULL, "no snapshot %s: %s", job->record.name, job->err.text);
-    if (job->watcher.ended)
-        job->watcher.ended(job->watcher.arg, record, &job->err);
-    job_free(job);
-}
-
 static void on_deadline(struct ev_loop *ev, ev_timer *w, int revents);
-static void fail(struct snapshot_job *job);
 
 static int call_fd(struct snapshot_job *job, const char *command, json_t *arguments_consume, int fd,
                    void (*done)(void *, const struct qmp_result *))
@@ -82,7 +33,7 @@ static void call(struct snapshot_job *job, const char *command, json_t *argument
 
     if (r < 0) {
         err_set_errno(&job->err, -r, "no-monitor", "can't ask QEMU for %s", command);
-        fail(job);
+        snapshot_fail(job);
     }
 }
 
@@ -99,43 +50,8 @@ static struct snapshot_job *answered(void *arg, const struct qmp_result *r, enum
         return job;
     job->refused = r->failure == -EREMOTEIO;
     err_set(&job->err, EIO, "qemu", "QEMU refused %s: %s", what, r->text);
-    fail(job);
+    snapshot_fail(job);
     return NULL;
-}
-
-/* ---- the end ---- */
-
-static void released(struct vm *vm, const char *why)
-{
-    if (why)
-        vm_tell(vm, EVENT_SNAPSHOT, NULL, "after a snapshot the guest could not be let run: %s", why);
-}
-
-/* The guest stood still for us: it goes on. */
-static void release(struct snapshot_job *job)
-{
-    if (!job->held)
-        return;
-    job->held = false;
-    if (job->migrating && !job->saved && job->vm->qemu.qmp_ready)
-        (void)qmp_client_call(job->vm->qemu.qmp, "migrate_cancel", NULL, 0, NULL, NULL);
-    if (job->was_running && job->vm->state == STATE_RUNNING && job->vm->qemu.qmp_ready)
-        snapshot_run_on(job->vm, released);
-}
-
-/* err is set. Everything is undone, but for disks that are frozen already: their new layers hold what the guest has written since. */
-static void fail(struct snapshot_job *job)
-{
-    if (job->step == SNAPSHOT_ENDING)
-        return;
-    job->step = SNAPSHOT_ENDING;
-    task_join(&job->task);
-    if (job->save)
-        save_cancel(job->save); /* whoever waits for its write goes on */
-    release(job);
-    snapshot_disks_undo(job);
-    snapshot_folder_remove(job);
-    end_consume(job, NULL);
 }
 
 static void on_deadline(struct ev_loop *ev, ev_timer *w, int revents)
@@ -143,60 +59,7 @@ static void on_deadline(struct ev_loop *ev, ev_timer *w, int revents)
     struct snapshot_job *job = container_of(w, struct snapshot_job, deadline);
 
     err_set(&job->err, ETIMEDOUT, "timed-out", "QEMU did not answer within %d s", QEMU_TIMEOUT_MS / 1000);
-    fail(job);
-}
-
-/* ---- copying ---- */
-
-static void show_copy(struct snapshot_job *job)
-{
-    struct save_progress p = save_progress(job->save);
-
-    progress(job, "memory", p.done * IMAGE_PAGE, p.total * IMAGE_PAGE);
-}
-
-static int run_publish(void *arg, struct err *err)
-{
-    struct snapshot_job *job = arg;
-    int r = snapshot_disks_link(job, err);
-
-    return r < 0 ? r : snapshot_folder_publish(job, err);
-}
-
-static void on_published(void *arg, int r, const struct err *err)
-{
-    struct snapshot_job *job = arg;
-    json_t *json = NULL;
-
-    if (r < 0) {
-        job->err = *err;
-        err_from(&job->err, r, "finishing the snapshot");
-        fail(job);
-        return;
-    }
-    job->step = SNAPSHOT_ENDING;
-    if (snapshot_to_json(&job->record, &json) < 0)
-        json = json_object(); /* it is whole, and only can't be told for want of memory */
-    end_consume(job, json);
-}
-
-static void copied(struct snapshot_job *job)
-{
-    int r;
-
-    if (save_error(job->save, &job->err) < 0) {
-        fail(job);
-        return;
-    }
-    release(job); /* a cold one */
-    if (!job->live)
-        job->record.pause_us = clock_mono_us() - job->stopped_us;
-    progress(job, "finishing", 0, 0);
-    r = task_start(job->vm->loop, &(struct task_work){ run_publish, on_published, job }, &job->task);
-    if (r < 0) {
-        err_set_errno(&job->err, -r, "no-thread", "can't start a thread to finish the snapshot");
-        fail(job);
-    }
+    snapshot_fail(job);
 }
 
 static void stop_guest(struct snapshot_job *job);
@@ -207,20 +70,22 @@ static void on_woken(struct ev_loop *ev, ev_async *w, int revents)
 
     if (!job->save)
         return;
-    if (save_done(job->save) && job->step != SNAPSHOT_ENDING) {
-        if (job->step == SNAPSHOT_COPY) {
-            show_copy(job);
-            copied(job);
+    if (save_done(job->save) && !job->task) {
+        if (job->step == SNAPSHOT_ENDING) {
+            snapshot_finish_failure(job);
+        } else if (job->step == SNAPSHOT_COPY) {
+            snapshot_show_copy(job);
+            snapshot_copied(job);
         } else {
             (void)save_error(job->save, &job->err);
-            fail(job);
+            snapshot_fail(job);
         }
     } else if (job->step == SNAPSHOT_PROTECT && save_protected(job->save)) {
         FAILPOINT("shim.snapshot-protecting");
         stop_guest(job);
     } else if (job->step == SNAPSHOT_COPY) {
         FAILPOINT("shim.snapshot-copying");
-        show_copy(job);
+        snapshot_show_copy(job);
     }
 }
 
@@ -245,7 +110,7 @@ static void resumed(struct vm *vm, const char *why)
         return;
     if (why) {
         err_set(&job->err, EIO, "qemu", "the guest could not be let run on: %s", why);
-        fail(job);
+        snapshot_fail(job);
         return;
     }
     job->held = false;
@@ -289,7 +154,7 @@ static void state_saved(struct snapshot_job *job)
     if (r < 0) {
         if (save_error(job->save, &job->err) == 0)
             err_set_errno(&job->err, -r, "no-freeze", "can't freeze the guest's memory");
-        fail(job);
+        snapshot_fail(job);
         return;
     }
     if (!job->live || !job->was_running) {
@@ -311,7 +176,7 @@ void snapshot_migration(struct vm *vm, const char *status)
         state_saved(job);
     } else if (streq(status, "failed") || streq(status, "cancelled")) {
         err_set(&job->err, EIO, "qemu", "QEMU could not save the device state (see qemu.log)");
-        fail(job);
+        snapshot_fail(job);
     }
 }
 
@@ -347,7 +212,7 @@ static void on_disks_frozen(void *arg, const struct qmp_result *r)
     fd = call_fd(job, "getfd", json_pack("{ss}", "fdname", "snapshot"), job->state_fd, on_state_file);
     if (fd < 0) {
         err_set_errno(&job->err, -fd, "no-monitor", "can't hand QEMU the file for the device state");
-        fail(job);
+        snapshot_fail(job);
     }
 }
 
@@ -391,10 +256,10 @@ static void stop_guest(struct snapshot_job *job)
     job->step = SNAPSHOT_STOP;
     if (r < 0) {
         err_set_errno(&job->err, -r, "no-record", "can't write down that a snapshot is under way");
-        fail(job);
+        snapshot_fail(job);
         return;
     }
-    progress(job, "state", 0, 0);
+    snapshot_progress(job, "state", 0, 0);
     call(job, "migrate-set-capabilities", migration_capabilities(), on_capabilities);
 }
 
@@ -409,14 +274,22 @@ void snapshot_disks_ready(struct snapshot_job *job)
         return;
     }
     job->step = SNAPSHOT_PROTECT;
-    r = save_protect(job->save);
+    r = take_missing(job); /* what is brought in from now on only makes it claim too much, until it is taken again */
     if (r < 0) {
-        err_set_errno(&job->err, -r, "no-protect", "can't protect the guest's memory");
-        fail(job);
+        err_set_errno(&job->err, -r, "no-protect", "can't tell which pages the guest has");
+        snapshot_fail(job);
+        return;
     }
+    save_protect(job->save);
 }
 
-void snapshot_disks_failed(struct snapshot_job *job) { fail(job); }
+void snapshot_disks_failed(struct snapshot_job *job)
+{
+    if (job->step != SNAPSHOT_ENDING)
+        snapshot_fail(job);
+    else if (!job->task && (!job->save || save_done(job->save)))
+        snapshot_finish_failure(job);
+}
 
 /* A paused guest's device state can be saved once: QEMU then counts it as gone elsewhere until it has run again. */
 static void on_look(void *arg, const struct qmp_result *r)
@@ -430,10 +303,10 @@ static void on_look(void *arg, const struct qmp_result *r)
         err_set(&job->err, EPERM, "saved-already",
                 "%s was saved since it was paused, and QEMU saves a paused guest only once: resume it first, or use that snapshot",
                 job->vm->plan.name);
-        fail(job);
+        snapshot_fail(job);
         return;
     }
-    progress(job, "disks", 0, 0);
+    snapshot_progress(job, "disks", 0, 0);
     job->step = SNAPSHOT_DISKS;
     snapshot_disks_prepare(job);
 }
@@ -464,7 +337,7 @@ int snapshot_begin(struct vm *vm, const struct snapshot_request *request, const 
     if (r < 0) {
         err_from(err, r, "preparing the snapshot");
         snapshot_folder_remove(job);
-        job_free(job);
+        snapshot_job_free(job);
         return r;
     }
     job->watcher = *watcher;
@@ -488,7 +361,7 @@ void snapshot_cancel(struct vm *vm)
     if (!job || job->step == SNAPSHOT_ENDING)
         return;
     err_set(&job->err, ECANCELED, "cancelled", "it was called off");
-    fail(job);
+    snapshot_fail(job);
 }
 
 void snapshot_abort(struct vm *vm)
@@ -497,8 +370,13 @@ void snapshot_abort(struct vm *vm)
 
     if (!job)
         return;
-    err_set(&job->err, ESRCH, "ended", "%s ended meanwhile", vm->plan.name);
-    fail(job);
+    if (job->step != SNAPSHOT_ENDING)
+        err_set(&job->err, ESRCH, "ended", "%s ended meanwhile", vm->plan.name);
+    job->step = SNAPSHOT_ENDING;
+    task_join(&job->task);
+    if (job->save)
+        save_cancel(job->save);
+    snapshot_finish_failure(job);
 }
 
 bool snapshot_holds(const struct vm *vm) { return vm->snapshot && vm->snapshot->held; }

@@ -146,6 +146,10 @@ static void on_prepared(void *arg, int r, const struct err *err)
     struct snapshot_job *job = arg;
     struct snapshot_disks *d = job->disks;
 
+    if (job->step != SNAPSHOT_DISKS) { /* called off meanwhile */
+        snapshot_disks_failed(job);
+        return;
+    }
     if (r >= 0) {
         d->sets = calloc(d->freeze.n_disks + 1, sizeof(*d->sets));
         r = d->sets ? 0 : -ENOMEM;

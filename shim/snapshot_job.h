@@ -12,7 +12,7 @@
 struct snapshot_disks;
 
 enum snapshot_step {
-    SNAPSHOT_LOOK, /* whether QEMU can save it now */
+    SNAPSHOT_LOOK,    /* whether QEMU can save it now */
     SNAPSHOT_DISKS,   /* new files for what the guest will write from then on */
     SNAPSHOT_PROTECT, /* its RAM, while it runs */
     SNAPSHOT_STOP,    /* the guest */
@@ -46,6 +46,22 @@ struct snapshot_job {
     ev_timer deadline;            /* of QEMU's part */
     struct err err;
 };
+
+/* ---- snapshot_end.c ---- */
+
+void snapshot_job_free(struct snapshot_job *job);
+void snapshot_progress(struct snapshot_job *job, const char *phase, uint64_t done, uint64_t total);
+/* The guest stood still for us, if it did: it goes on. */
+void snapshot_release(struct snapshot_job *job);
+/* err is set. The guest goes on at once; what is still being written to a slow disk is waited for without holding up anybody. */
+void snapshot_fail(struct snapshot_job *job);
+/* What blocks has ended: everything is undone, but for disks that are frozen already, whose new layers hold what the guest has written since. */
+void snapshot_finish_failure(struct snapshot_job *job);
+/* The last of it, well (`record`) or not. */
+void snapshot_end_consume(struct snapshot_job *job, json_t *record);
+void snapshot_show_copy(struct snapshot_job *job);
+/* The save is done. */
+void snapshot_copied(struct snapshot_job *job);
 
 /* ---- snapshot_folder.c ---- */
 

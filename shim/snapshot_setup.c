@@ -19,11 +19,7 @@ static int open_source_index(struct snapshot_job *job, struct err *err)
         return r;
     job->n_missing = (size_t)((memory_index_pages(job->source_index) + 63) / 64);
     job->missing = malloc(job->n_missing * sizeof(*job->missing));
-    if (!job->missing)
-        return -ENOMEM;
-    /* Too much rather than too little, until it is exact. */
-    memset(job->missing, 0xff, job->n_missing * sizeof(*job->missing));
-    return 0;
+    return job->missing ? 0 : -ENOMEM;
 }
 
 static int open_mapped(struct snapshot_job *job, struct err *err)
@@ -55,7 +51,6 @@ int snapshot_setup(struct snapshot_job *job, struct err *err)
         r = ram_faults(job->vm, &config.faults);
     if (r >= 0 && ram_is_lazy(job->vm)) {
         r = open_source_index(job, err);
-        config.missing_too = true;
         config.from_source = job->missing;
         config.source_fd = ram->source.image;
         config.source_index = job->source_index;

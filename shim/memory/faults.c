@@ -156,6 +156,8 @@ static void handle_removals(struct faults *f)
         atomic_fetch_add_explicit(&f->counters.removed, 1, memory_order_relaxed);
         if (f->missing.removed)
             f->missing.removed(f->missing.arg, m->arg.remove.start, m->arg.remove.end);
+        if (f->protected.removed)
+            f->protected.removed(f->protected.arg, m->arg.remove.start, m->arg.remove.end);
     }
 }
 

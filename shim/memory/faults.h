@@ -50,7 +50,7 @@ void faults_free(struct faults *f);
 /* Each handler covers its kinds of events; NULL takes it away. Waits for the batch under way, so that after it returns the old one isn't
  * running and won't be called. Not from a handler. */
 void faults_set_missing(struct faults *f, const struct fault_handler *handler);   /* missing, removed, later, failed */
-void faults_set_protected(struct faults *f, const struct fault_handler *handler); /* protected, failed */
+void faults_set_protected(struct faults *f, const struct fault_handler *handler); /* protected, removed, failed */
 
 /* Two may watch the same range, for different kinds of faults, and neither may take the other's away: so registering goes through here.
  * `modes`: UFFDIO_REGISTER_MODE_MISSING and _WP, one or both.

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <sys/mman.h>
 
 #include "shim/memory/save_parts.h"
 
@@ -84,9 +83,9 @@ static int allocate(struct save *s)
     s->before = s->config.from_source ? calloc((s->n_pages + 63) / 64, sizeof(*s->before)) : NULL;
     if (!s->blocks || (s->config.from_source && !s->before))
         return -ENOMEM;
-    /* Takes memory as it is used. */
-    s->batch = mmap(NULL, BUFFERS_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return s->batch == MAP_FAILED ? -errno : 0;
+    /* So large that it is a mapping of its own: takes memory as it is used, and is gone when freed. */
+    s->batch = malloc(BUFFERS_SIZE);
+    return s->batch ? 0 : -ENOMEM;
 }
 
 static int start(struct save *s)
@@ -111,6 +110,7 @@ static void release(struct save *s)
     (void)pthread_mutex_destroy(&s->lock);
     (void)pthread_cond_destroy(&s->work);
     (void)pthread_cond_destroy(&s->room);
+    free(s->batch);
     free(s->blocks);
     free(s->before);
     free(s);
@@ -128,11 +128,8 @@ int save_new(const struct save_config *config, struct save **ret, struct err *er
     (void)pthread_cond_init(&s->work, NULL);
     (void)pthread_cond_init(&s->room, NULL);
     r = allocate(s);
-    if (r == 0) {
+    if (r == 0)
         r = start(s);
-        if (r < 0)
-            (void)munmap(s->batch, BUFFERS_SIZE);
-    }
     if (r < 0) {
         release(s);
         return err_set_errno(err, -r, "no-memory", "can't begin a snapshot");
@@ -149,19 +146,14 @@ void save_free(struct save *s)
     release(s);
 }
 
-int save_protect(struct save *s)
+void save_protect(struct save *s)
 {
-    int r = faults_start(s->config.faults);
-
-    if (r < 0)
-        return r;
     if (s->before)
         memcpy(s->before, s->config.from_source, (s->n_pages + 63) / 64 * sizeof(*s->before));
     pthread_mutex_lock(&s->lock);
     s->want_protect = true;
     pthread_cond_signal(&s->work);
     pthread_mutex_unlock(&s->lock);
-    return 0;
 }
 
 int save_freeze(struct save *s)

@@ -18,16 +18,13 @@
 #include "shim/memory/faults.h"
 
 struct save_config {
-    /* NULL: nobody writes meanwhile, and nothing is protected. Else borrowed; its thread runs from save_protect() on, and must go on
-     * until the save is done. */
+    /* NULL: nobody writes meanwhile, and nothing is protected. Else borrowed: _WP is watched from save_protect() until it is over. A pager may
+     * watch _MISSING all the while; it can't end before we do (faults_unwatch()). */
     struct faults *faults;
     int uffd;
     uint64_t addr, len; /* of RAM in QEMU; len whole pages */
-    /* The range is registered as MISSING too, by a pager that isn't finished. It stays registered as MISSING and WP when the save is over, with
-     * nothing protected: the kernel takes no mode back but by unregistering, and in such a moment a missing page would read as zeros. */
-    bool missing_too;
-    int ram_fd; /* the memfd; -1: */
-    int mem_fd; /* /proc/PID/mem of a stopped QEMU that maps RAM privately; page N is at addr + N * IMAGE_PAGE */
+    int ram_fd;         /* the memfd; -1: */
+    int mem_fd;         /* /proc/PID/mem of a stopped QEMU that maps RAM privately; page N is at addr + N * IMAGE_PAGE */
     /* memory.raw, empty. Pages that aren't present stay holes in it. */
     int out_fd;
     struct memory_index *index; /* without a page; filled. Not to be looked at before save_done(). */
@@ -59,9 +56,8 @@ void save_free(struct save *s);
 DEFINE_CLEANUP(struct save *, save, save_free)
 #define auto_save auto_cleanup(save_cleanup)
 
-/* The guest runs. Begins to protect, on the save's thread: a 4 GiB guest takes it a tenth of a second. -errno: the faults' thread can't
- * be started; nothing was done. */
-int save_protect(struct save *s);
+/* The guest runs. Begins to protect, on the save's thread: a 4 GiB guest takes it some tenths of a second. */
+void save_protect(struct save *s);
 bool save_protected(const struct save *s);
 
 /* save_protected(), and the guest is stopped, so that neither it nor QEMU writes to RAM until this has returned. Takes milliseconds. On

@@ -193,11 +193,10 @@ static int protect_all(struct save *s, struct err *err)
 int save_guard(struct save *s, struct err *err)
 {
     const struct fault_handler handler = { .protected = on_protected, .removed = on_removed, .failed = on_failed, .arg = s };
-    const uint64_t modes = UFFDIO_REGISTER_MODE_WP | (s->config.missing_too ? UFFDIO_REGISTER_MODE_MISSING : 0);
     int r;
 
     faults_set_protected(s->config.faults, &handler);
-    r = uffd_register(s->config.uffd, s->config.addr, s->config.len, modes);
+    r = faults_watch(s->config.faults, UFFDIO_REGISTER_MODE_WP);
     if (r == -EINVAL)
         return err_set(err, EINVAL, "no-write-protection",
                        "this kernel can't write-protect shared memory (Linux 5.19 and later can): take the snapshot with --stop");
@@ -206,39 +205,31 @@ int save_guard(struct save *s, struct err *err)
     return protect_all(s, err);
 }
 
-/* In chunks: each takes QEMU's mmap_lock, for writing if it unregisters. */
+/* In chunks, for each takes QEMU's mmap_lock. */
 static void release(struct save *s)
 {
     uint64_t step = CHUNK_SIZE;
 
     for (uint64_t at = 0; at < s->config.len;) {
-        uint64_t left = s->config.len - at, n = left < CHUNK_SIZE ? left : CHUNK_SIZE;
-        int r;
+        int r = protect_step(s, &at, s->config.len, &step, false);
 
-        if (!s->config.missing_too && uffd_unregister(s->config.uffd, s->config.addr + at, n) == 0) {
-            at += n;
-            continue;
-        }
-        r = protect_step(s, &at, at + n, &step, false);
         if (r == -EAGAIN)
             (void)usleep(RETRY_US);
-        else if (r == -ENOENT)
-            at += IMAGE_PAGE; /* nothing is registered there */
         else if (r < 0)
-            return; /* QEMU is gone */
+            return; /* QEMU is gone, or it never came to be watched */
     }
 }
 
 void save_unguard(struct save *s)
 {
     release(s);
-    /* Who faulted before that and is read after it is woken, and finds nothing in its way. */
+    (void)faults_unwatch(s->config.faults, UFFDIO_REGISTER_MODE_WP); /* what may be left is lifted by the next fault there */
     faults_set_protected(s->config.faults, NULL);
 }
 
 /* ---- the freeze ---- */
 
-/* What a pager brought in since save_protect() came without protection. */
+/* What a pager brought in since save_protect() is no hole any more. */
 static void find_brought_in(struct save *s)
 {
     for (uint64_t i = 0; s->before && i < s->n_blocks; i++)

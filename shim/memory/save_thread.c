@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "lib/base/clock.h"
@@ -222,7 +221,8 @@ void *save_run(void *arg)
         if (!save_ended(s) && r == 0 && fdatasync(s->config.out_fd) < 0)
             r = save_say(&err, errno, "write", s->config.out_fd);
     }
-    (void)munmap(s->batch, BUFFERS_SIZE);
+    free(s->batch);
+    s->batch = NULL;
     pthread_mutex_lock(&s->lock);
     if (r < 0)
         save_fail_locked(s, &err);
