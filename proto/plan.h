@@ -28,8 +28,8 @@ enum plan_fd {
     PLAN_FD_VSOCK = 14,
     PLAN_FD_NETWORK = 16, /* to 23 */
     /* Not for QEMU to use, but to be found in it by a shim that takes a dead one's place. */
-    PLAN_FD_PAGES = 30, /* which pages of a snapshot are in (shim/memory/pager.h) */
-    PLAN_FD_IMAGE = 31, /* the snapshot's memory.raw, locked against being deleted */
+    PLAN_FD_PAGES = 30,   /* which pages of a snapshot are in (shim/memory/pager.h) */
+    PLAN_FD_IMAGE = 31,   /* the snapshot's memory.raw, locked against being deleted */
     PLAN_FD_DISK = 32,    /* to 95 */
     PLAN_FD_BACKING = 96, /* backing files of all disks, in their order */
     PLAN_FD_END = 512,

@@ -430,7 +430,7 @@ json_t *ram_to_wire(const struct vm *vm)
     const struct ram_source *source = ram ? &ram->source : NULL;
     bool restored = source && source->state.folder;
     struct pager_stats stats = { 0 };
-    uint64_t present = vm->plan.ram.size;
+    uint64_t present = vm->plan.ram.size, prefetched;
 
     if (restored)
         stats = source->last;
@@ -440,10 +440,11 @@ json_t *ram_to_wire(const struct vm *vm)
     }
     if (restored && source->state.mode == RESTORE_MAPPED)
         present = 0; /* all of it needs the file, however much QEMU has its own copy of by now */
+    prefetched = stats.known + stats.background;
     return json_pack("{ss ss* sI sI sI sI sI sI so* so* sb}", "mode",
                      restored ? enum_to_string(&restore_mode_names, source->state.mode) : "plain", "snapshot",
                      restored ? snapshot_name(source->state.folder) : NULL, "total", (json_int_t)vm->plan.ram.size, "present",
                      (json_int_t)present, "faults", (json_int_t)stats.faults, "neighbours", (json_int_t)stats.neighbours, "prefetched",
-                     (json_int_t)(stats.known + stats.background), "useless", (json_int_t)stats.useless, "p50_us", optional(stats.p50_us),
-                     "p99_us", optional(stats.p99_us), "settled", restored && (source->settled || !source->pager));
+                     (json_int_t)prefetched, "useless", (json_int_t)stats.useless, "p50_us", optional(stats.p50_us), "p99_us",
+                     optional(stats.p99_us), "settled", restored && (source->settled || !source->pager));
 }
