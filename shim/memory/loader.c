@@ -1,152 +1,21 @@
 /* The pager's own thread: what is loaded before anybody asks. Plainly into the memfd until the guest may run; then by UFFDIO_COPY, the known
  * working set at once, what a fault would have had to wait for when asked by the events' thread, and the rest in the background. */
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <sched.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "lib/base/clock.h"
 #include "shim/memory/pager_private.h"
 #include "shim/memory/pressure.h"
+#include "shim/memory/walk.h"
 
 enum {
-    AHEAD = 32,            /* chunks that are asked for before they are read: 8 MiB */
-    FAULT_PAUSE_US = 1000, /* the background waits until there was no fault for so long … */
-    FAULT_PAUSES_MAX = 5,  /* … but no longer than so many times */
-    SLOW_US = 100 * 1000,  /* between two chunks on a host under pressure; how often that is looked at */
-    AGAIN_MAX = 100,       /* tries of a chunk while events keep it out, FAULT_PAUSE_US apart */
+    FAULT_PAUSE_US = 1000,     /* the background waits until there was no fault for so long … */
+    FAULT_PAUSES_MAX = 5,      /* … but no longer than so many times */
+    SLOW_US = 100 * 1000,      /* between two chunks on a host under pressure; how often that is looked at */
+    HINTS_EVERY_US = 1000,     /* while there are some it looks for them so often … */
+    HINTS_LAST_US = 50 * 1000, /* … and so long after the last */
+    AGAIN_MAX = 100,           /* tries of a chunk while events keep it out, FAULT_PAUSE_US apart */
 };
-
-struct cursor {
-    size_t run;
-    uint64_t page;
-    uint64_t chunks;
-};
-
-/* Over runs of pages: the known ones, with the zeros among them, or all of the image. */
-struct walk {
-    struct pager *p;
-    const struct page_run *runs; /* NULL: all */
-    size_t n_runs;
-    struct cursor now, ahead;
-    char *buffer;
-};
-
-struct chunk {
-    uint64_t page, count;
-    bool present;
-};
-
-static bool advance(const struct walk *w, struct cursor *c, struct chunk *ret_chunk)
-{
-    for (; c->run < w->n_runs; c->run++, c->page = 0) {
-        uint64_t begin = w->runs ? w->runs[c->run].page : 0, end = w->runs ? begin + w->runs[c->run].count : w->p->pages;
-
-        for (c->page = c->page < begin ? begin : c->page;
-             pager_next_run(w->p, &c->page, end, CHUNK, &ret_chunk->count, &ret_chunk->present);) {
-            ret_chunk->page = c->page;
-            c->page += ret_chunk->count;
-            if (!ret_chunk->present && !w->runs)
-                continue;
-            c->chunks++;
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The next chunk; sees to it that those after it are being read meanwhile. */
-static bool walk_next(struct walk *w, struct chunk *ret_chunk)
-{
-    struct chunk later;
-
-    if (!advance(w, &w->now, ret_chunk))
-        return false;
-    if (w->ahead.chunks < w->now.chunks)
-        w->ahead = w->now;
-    while (w->ahead.chunks < w->now.chunks + AHEAD && advance(w, &w->ahead, &later))
-        if (later.present)
-            source_will_need(w->p, later.page, later.count);
-    return true;
-}
-
-/* ---- before the guest runs ---- */
-
-static int write_all(int fd, const char *data, size_t len, off_t offset)
-{
-    while (len > 0) {
-        ssize_t n = pwrite(fd, data, len, offset);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        data += n;
-        len -= (size_t)n;
-        offset += n;
-    }
-    return 0;
-}
-
-static int write_chunk(struct pager *p, const struct chunk *c, char *buffer)
-{
-    off_t offset = (off_t)(c->page * IMAGE_PAGE);
-    size_t len = c->count * IMAGE_PAGE;
-    int r;
-
-    if (!c->present)
-        return fallocate(p->config.ram_fd, 0, offset, (off_t)len) < 0 ? -errno : 0;
-    r = source_read(p, c->page, c->count, buffer);
-    if (r < 0)
-        return r;
-    atomic_fetch_add_explicit(&p->bytes_installed, len, memory_order_relaxed);
-    return write_all(p->config.ram_fd, buffer, len, offset);
-}
-
-/* One chunk, unless the guest may run by now. What fails here will fail where it is needed, or succeed there. */
-static int write_next(struct walk *w)
-{
-    struct pager *p = w->p;
-    struct chunk c;
-    int r;
-
-    pthread_mutex_lock(&p->plain_lock);
-    if (atomic_load(&p->attaching) || !walk_next(w, &c)) {
-        pthread_mutex_unlock(&p->plain_lock);
-        return 0;
-    }
-    r = write_chunk(p, &c, w->buffer);
-    if (r == 0) {
-        pager_settle_pages(p, c.page, c.count);
-        if (w->runs)
-            atomic_fetch_add_explicit(&p->n_known_in, c.count, memory_order_relaxed);
-        p->known_plain = w->runs ? c.page + c.count : 0;
-    }
-    pthread_mutex_unlock(&p->plain_lock);
-    if (r < 0 && p->config.everything)
-        pager_fail(p, -r, "can't load the snapshot's memory", c.page);
-    return 1;
-}
-
-static bool is_ending(struct pager *p)
-{
-    bool ending;
-
-    pthread_mutex_lock(&p->lock);
-    ending = p->ending || p->error;
-    pthread_mutex_unlock(&p->lock);
-    return ending;
-}
-
-static void write_plainly(struct walk *w)
-{
-    while (!is_ending(w->p) && write_next(w) > 0)
-        ;
-}
-
-/* ---- while it runs ---- */
 
 /* By UFFDIO_COPY. 0; negative: it wasn't possible now. */
 static int install_chunk(struct pager *p, const struct chunk *c, char *buffer, atomic_ulong *counter)
@@ -169,24 +38,40 @@ static int install_chunk(struct pager *p, const struct chunk *c, char *buffer, a
     return r;
 }
 
+static bool is_idle(struct pager *p) { return !p->ending && !p->error && p->n_hints == 0 && !p->settle_now && atomic_load(&p->left) > 0; }
+
 /* Sleeps until then; or, false, there is something else to do: a hint, the end, a wish, nothing left. */
 static bool sleep_until(struct pager *p, uint64_t until_us)
 {
-    struct timespec until = { .tv_sec = (time_t)(until_us / 1000000), .tv_nsec = (long)(until_us % 1000000) * 1000 };
-    int r = 0;
+    uint64_t now = clock_mono_us();
 
     pthread_mutex_lock(&p->lock);
-    while (r == 0 && !p->ending && !p->error && p->n_hints == 0 && !p->settle_now && atomic_load(&p->left) > 0)
-        r = until_us == UINT64_MAX ? pthread_cond_wait(&p->cond, &p->lock) : pthread_cond_timedwait(&p->cond, &p->lock, &until);
+    while (is_idle(p) && now < until_us) {
+        uint64_t wake;
+
+        p->looking = now < p->hinted_us + HINTS_LAST_US;
+        wake = p->looking && now + HINTS_EVERY_US < until_us ? now + HINTS_EVERY_US : until_us;
+        if (wake == UINT64_MAX) {
+            (void)pthread_cond_wait(&p->cond, &p->lock);
+        } else {
+            struct timespec at = { .tv_sec = (time_t)(wake / 1000000), .tv_nsec = (long)(wake % 1000000) * 1000 };
+
+            (void)pthread_cond_timedwait(&p->cond, &p->lock, &at);
+        }
+        now = clock_mono_us();
+    }
+    p->looking = true; /* awake: it will */
+    if (p->n_hints > 0)
+        p->hinted_us = now;
     pthread_mutex_unlock(&p->lock);
-    return r == ETIMEDOUT;
+    return now >= until_us;
 }
 
 static int install_patiently(struct pager *p, const struct chunk *c, char *buffer, atomic_ulong *counter)
 {
     int r = install_chunk(p, c, buffer, counter);
 
-    for (int i = 0; r == -EAGAIN && i < AGAIN_MAX && !is_ending(p); i++) {
+    for (int i = 0; r == -EAGAIN && i < AGAIN_MAX && !pager_is_ending(p); i++) {
         (void)sleep_until(p, clock_mono_us() + FAULT_PAUSE_US);
         r = install_chunk(p, c, buffer, counter);
     }
@@ -207,7 +92,7 @@ static void serve_hints(struct pager *p, char *buffer)
         pthread_mutex_unlock(&p->lock);
         if (!any)
             return;
-        for (at = w.page; !is_ending(p) && pager_next_run(p, &at, w.end, PIECE, &count, &present); at += count)
+        for (at = w.page; !pager_is_ending(p) && pager_next_run(p, &at, w.end, PIECE, &count, &present); at += count)
             if (present != w.zero)
                 (void)install_patiently(p, &(struct chunk){ at, count, present }, buffer, &p->n_neighbours);
     }
@@ -218,7 +103,7 @@ static void install_known(struct walk *w)
 {
     struct chunk c;
 
-    while (!is_ending(w->p) && walk_next(w, &c)) {
+    while (!pager_is_ending(w->p) && walk_next(w, &c)) {
         (void)install_patiently(w->p, &c, w->buffer, &w->p->n_known_in);
         serve_hints(w->p, w->buffer);
     }
@@ -256,9 +141,9 @@ static void settle(struct pager *p, char *buffer)
     struct settle s = { 0 };
     uint64_t next = clock_mono_us();
 
-    while (now == SETTLING && atomic_load(&p->left) > 0 && !is_ending(p)) {
+    while (now == SETTLING && atomic_load(&p->left) > 0 && !pager_is_ending(p)) {
         next += SETTLE_TICK_MS * 1000;
-        while (!sleep_until(p, next) && !is_ending(p) && atomic_load(&p->left) > 0) {
+        while (!sleep_until(p, next) && !pager_is_ending(p) && atomic_load(&p->left) > 0) {
             serve_hints(p, buffer);
             if (settle_is_wished(p)) {
                 settled(p, false);
@@ -268,7 +153,7 @@ static void settle(struct pager *p, char *buffer)
         /* That the known pages are in is activity: there may be no fault at all. */
         now = settle_tick(&s, (clock_mono_us() - p->attached_us) / 1000, faults_so_far(p) + (p->n_known > 0));
     }
-    if (!is_ending(p))
+    if (!pager_is_ending(p))
         settled(p, now == SETTLED_BY_CLOCK);
 }
 
@@ -300,11 +185,11 @@ static void fill_background(struct walk *all)
     struct gate gate = { 0 };
     struct chunk c;
 
-    while (!is_ending(p) && atomic_load(&p->left) > 0) {
+    while (!pager_is_ending(p) && atomic_load(&p->left) > 0) {
         uint64_t before = atomic_load(&p->left);
 
         all->now = all->ahead = (struct cursor){ 0 };
-        while (!is_ending(p) && walk_next(all, &c)) {
+        while (!pager_is_ending(p) && walk_next(all, &c)) {
             pass_gate(p, &gate, all->buffer);
             serve_hints(p, all->buffer);
             (void)install_patiently(p, &c, all->buffer, &p->n_background);
@@ -361,10 +246,10 @@ static void run(struct pager *p, char *buffer)
     bool attached;
 
     if (!p->resumed && p->config.everything)
-        write_plainly(&all);
+        walk_write_plainly(&all);
     else if (!p->resumed && p->plain && p->known)
-        write_plainly(&known);
-    if (is_ending(p))
+        walk_write_plainly(&known);
+    if (pager_is_ending(p))
         return;
     atomic_store(&p->loaded, true);
     pager_notify(p);
@@ -383,25 +268,24 @@ static void run(struct pager *p, char *buffer)
     settle(p, buffer);
     if (p->config.prefetch)
         fill_background(&all);
-    while (!is_ending(p) && atomic_load(&p->left) > 0)
+    while (!pager_is_ending(p) && atomic_load(&p->left) > 0)
         if (!sleep_until(p, UINT64_MAX)) {
             (void)settle_is_wished(p);
             serve_hints(p, buffer);
         }
-    if (!is_ending(p))
+    if (!pager_is_ending(p))
         finish(p);
 }
 
 void *pager_loader(void *arg)
 {
     struct pager *p = arg;
-    char *buffer = mmap(NULL, CHUNK * IMAGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *buffer = source_buffer_new();
 
-    if (buffer == MAP_FAILED) {
+    if (buffer)
+        run(p, buffer);
+    else
         pager_fail(p, ENOMEM, "no memory for a buffer", 0);
-        return NULL;
-    }
-    run(p, buffer);
-    munmap(buffer, CHUNK * IMAGE_PAGE);
+    source_buffer_free(buffer);
     return NULL;
 }

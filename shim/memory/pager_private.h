@@ -1,7 +1,8 @@
-/* The pager between its own files: pager.c (life, what is told), loader.c (its thread), serve.c (what the events' thread does), install.c
- * (how a page gets in), source.c. */
+/* The pager between its own files: pager.c (life), pager_told.c, plain.c and loader.c (its thread), serve.c (what the events' thread does),
+ * install.c (how a page gets in), source.c. */
 #pragma once
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -54,6 +55,8 @@ struct pager {
     struct window hints[HINTS_MAX];
     size_t n_hints;
     bool attached, ending, settle_now;
+    bool looking;       /* the loader looks for hints by itself, every millisecond … */
+    uint64_t hinted_us; /* … because there was one not long ago */
 
     pthread_mutex_t plain_lock; /* held while a chunk is written plainly */
     atomic_bool attaching;
@@ -79,7 +82,10 @@ struct pager {
 static inline bool pager_has(const struct pager *p, uint64_t page) { return p->present[page / 64] >> (page % 64) & 1; }
 static inline uint64_t pager_addr(const struct pager *p, uint64_t page) { return p->addr + page * UFFD_PAGE; }
 
-/* source.c. Pages read into `buf` (of whole pages). 0; or -errno after SOURCE_TRIES, also for a source that ends too early. */
+/* source.c. CHUNK pages for what is read, of the kernel's rather than the allocator's: given back at once. NULL: no memory. */
+char *source_buffer_new(void);
+void source_buffer_free(char *buffer); /* NULL is fine */
+/* Pages read into `buf` (of whole pages). 0; or -errno after SOURCE_TRIES, also for a source that ends too early. */
 int source_read(struct pager *p, uint64_t page, uint64_t count, void *buf);
 /* Only what needs no waiting: how many pages from the first on were read. */
 uint64_t source_read_resident(struct pager *p, uint64_t page, uint64_t count, void *buf);
@@ -93,9 +99,10 @@ void pager_settle_pages(struct pager *p, uint64_t page, uint64_t count);
 /* The next run at or after *page, before `end`, of at most `max` pages that aren't settled and that the image has, or hasn't. */
 bool pager_next_run(const struct pager *p, uint64_t *page, uint64_t end, uint64_t max, uint64_t *ret_count, bool *ret_present);
 
-/* pager.c */
+/* pager.c. Any thread. */
 void pager_fail(struct pager *p, int error, const char *what, uint64_t page); /* the first one counts */
 void pager_notify(struct pager *p);
+bool pager_is_ending(struct pager *p);
 void pager_wake_loader(struct pager *p);
 void pager_finish(struct pager *p); /* nothing is missing nor registered: lets go of what was only needed until then */
 

@@ -32,7 +32,7 @@ static void add(struct recorder *r, uint64_t page)
         last->count++;
         return;
     }
-    if (r->n == r->size) {
+    if (!r->runs || r->n == r->size) {
         size_t size = r->size ? 2 * r->size : 256;
         struct page_run *runs = reallocarray(r->runs, size, sizeof(*runs));
 

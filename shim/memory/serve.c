@@ -96,8 +96,8 @@ static void count_fault(struct pager *p)
     atomic_compare_exchange_strong(&p->first_fault_us, &none, since > 0 ? since : 1);
 }
 
-/* False: it has `most` of them already. */
-static bool hand_to_loader(struct pager *p, const struct window *w, size_t most)
+/* False: it has `most` of them already. Not `now`: when it looks the next time, if it does without being woken. */
+static bool hand_to_loader(struct pager *p, const struct window *w, size_t most, bool now)
 {
     bool taken;
 
@@ -105,7 +105,8 @@ static bool hand_to_loader(struct pager *p, const struct window *w, size_t most)
     taken = p->n_hints < most;
     if (taken)
         p->hints[p->n_hints++] = *w;
-    pthread_cond_signal(&p->cond);
+    if (now || !p->looking)
+        pthread_cond_signal(&p->cond);
     pthread_mutex_unlock(&p->lock);
     return taken;
 }
@@ -140,17 +141,20 @@ static bool serve_later(void *arg)
         w->page += in;
     }
     if (in < count)
-        (void)hand_to_loader(p, w, HINTS_MAX);
+        (void)hand_to_loader(p, w, HINTS_MAX, true);
     if (in == 0 || in < count || r < 0)
         p->n_windows--;
     return p->n_windows > 0;
 }
 
 /* Where the vCPU shares our CPU it waits for us, awake as it is: then the loader gets the neighbours in on another one, as long as it
- * keeps up. Else they are ours, the first piece at once: faults that come faster than neighbours would never let any come. */
+ * keeps up. Waking it costs as much as the fault did, so a first fault in a block doesn't. Elsewhere they are ours, the first piece
+ * at once: faults that come faster than neighbours would never let any come. */
 static void serve_neighbours(struct pager *p, const struct window *w)
 {
-    if (faults_share_cpu(p->faults) && hand_to_loader(p, w, HINTS_BEHIND))
+    bool now = p->heat[w->page / BLOCK] > WARM_HEAT;
+
+    if (faults_share_cpu(p->faults) && hand_to_loader(p, w, HINTS_BEHIND, now))
         return;
     if (p->n_windows < WINDOWS_MAX)
         p->windows[p->n_windows++] = *w;

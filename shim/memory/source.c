@@ -1,11 +1,28 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "shim/memory/pager_private.h"
 
 static off_t offset_of(uint64_t page) { return (off_t)(page * IMAGE_PAGE); }
+
+char *source_buffer_new(void)
+{
+    /* cppcheck-suppress invalidFunctionArg ; mmap(2) wants the -1 */
+    char *buffer = mmap(NULL, CHUNK * IMAGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (buffer == MAP_FAILED)
+        return NULL;
+    return buffer;
+}
+
+void source_buffer_free(char *buffer)
+{
+    if (buffer)
+        munmap(buffer, CHUNK * IMAGE_PAGE);
+}
 
 int source_read(struct pager *p, uint64_t page, uint64_t count, void *buf)
 {
