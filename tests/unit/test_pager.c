@@ -363,6 +363,13 @@ static int lift_page(void *arg, uint64_t addr)
     return uffd_protect(guest.uffd, addr, IMAGE_PAGE, false);
 }
 
+static void flip(uint64_t page)
+{
+    volatile uint64_t *word = guest.map + page * 512;
+
+    *word = *word ^ 1;
+}
+
 /* While a snapshot watches for writes, pages come protected, zeros too, and the range is kept until it is done. */
 START_TEST(watched_for_writes)
 {
@@ -377,22 +384,23 @@ START_TEST(watched_for_writes)
     faults_set_protected(pager_faults(pager), &h);
     ck_assert_int_eq(faults_watch(pager_faults(pager), UFFDIO_REGISTER_MODE_WP), 0);
     ck_assert(guest_page_is_right(&guest, 100) && guest_page_is_right(&guest, absent));
-    guest.map[100 * 512] ^= 1;
-    guest.map[absent * 512] ^= 1;
+    flip(100);
+    flip(absent);
     ck_assert_int_eq(atomic_load(&writes), 2);
-    guest.map[100 * 512] ^= 1;
-    guest.map[absent * 512] ^= 1;
+    flip(100);
+    flip(absent);
     ck_assert_int_eq(atomic_load(&writes), 2);
     pager_settle(pager);
     while (stats().settled < stats().present)
         (void)poll(NULL, 0, 1);
     ck_assert(!pager_complete(pager));
-    guest.map[(PAGES - 1) * 512] += 0;
+    flip(PAGES - 1);
     ck_assert_int_eq(atomic_load(&writes), 3);
     ck_assert_int_eq(faults_unwatch(pager_faults(pager), UFFDIO_REGISTER_MODE_WP), 0);
     faults_set_protected(pager_faults(pager), NULL);
     await(pager_complete);
     ck_assert(!is_registered());
+    flip(PAGES - 1);
     verify_by(1);
     ck_assert_int_eq(atomic_load(&writes), 3);
 }
