@@ -144,6 +144,22 @@ static int resume_paging(struct ram *ram, struct err *err)
     return r < 0 ? err_set_errno(err, -r, "no-pager", "can't serve the missing pages of QEMU (pid %d)", (int)qemu->pid) : 0;
 }
 
+/* A snapshot may have been under way: whoever waits for its write, or for its removal to be read, goes on. */
+static void let_go(struct vm *vm)
+{
+    struct faults *faults;
+    int r;
+
+    if (vm->ram->uffd < 0 || vm->ram->len == 0)
+        return;
+    r = ram_faults(vm, &faults);
+    if (r >= 0)
+        r = faults_unwatch(faults, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+    ram_faults_done(vm);
+    if (r < 0)
+        vm_tell(vm, EVENT_MEMORY, NULL, "QEMU's memory could not be let go of: %s", strerror(-r));
+}
+
 int ram_adopt(struct vm *vm, struct err *err)
 {
     struct ram *ram = vm->ram = ram_new(vm);
@@ -166,8 +182,6 @@ int ram_adopt(struct vm *vm, struct err *err)
     }
     if (ram->source.state.folder && !ram->source.state.complete && !ram_is_mapped(vm))
         return resume_paging(ram, err);
-    /* Likewise. */
-    if (ram->uffd >= 0 && ram->len > 0)
-        (void)uffd_unregister(ram->uffd, ram->addr, ram->len);
+    let_go(vm);
     return 0;
 }

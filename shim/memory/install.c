@@ -19,13 +19,36 @@
  * must not. */
 #include <errno.h>
 
+#include "lib/base/failpoint.h"
 #include "shim/memory/pager_private.h"
 
 static const char zero_page[UFFD_PAGE];
 
+#ifdef HOLDFAST_FAILPOINTS
+/* Of what was missing when the guest began to run. */
+static void hit_failpoints(const struct pager *p, uint64_t fresh)
+{
+    uint64_t after = p->n_present - atomic_load(&p->left) + fresh, before = after - fresh;
+
+    if (!atomic_load(&p->attaching) || p->n_present == 0)
+        return;
+    if (before * 100 / p->n_present < 1 && after * 100 / p->n_present >= 1)
+        FAILPOINT("shim.restore-1");
+    if (before * 100 / p->n_present < 50 && after * 100 / p->n_present >= 50)
+        FAILPOINT("shim.restore-50");
+    if (before * 100 / p->n_present < 99 && after * 100 / p->n_present >= 99)
+        FAILPOINT("shim.restore-99");
+}
+#else
+static void hit_failpoints(const struct pager *p, uint64_t fresh) {}
+#endif
+
 void pager_settle_pages(struct pager *p, uint64_t page, uint64_t count)
 {
     uint64_t fresh = state_settle(&p->state, page, count, p->present);
+
+    if (fresh > 0)
+        hit_failpoints(p, fresh);
 
     if (fresh > 0 && atomic_fetch_sub(&p->left, fresh) == fresh)
         pager_wake_loader(p);
