@@ -354,7 +354,7 @@ START_TEST(wanted_round_trip)
 {
     auto_json json_t *json =
         json_of("{\"schema\":1,\"wish\":\"running\",\"from\":4,\"seen\":3,\"seen_boot\":\"b\",\"force\":true,\"timeout\":\"30s\","
-                "\"deleting\":true,\"purge\":true}");
+                "\"deleting\":true,\"purge\":true,\"restore\":{\"vm\":\"web\",\"snapshot\":\"before\",\"mode\":\"eager\",\"from\":4}}");
     auto_wanted struct wanted wanted = { 0 };
     struct err err = ERR_INIT;
     ck_assert_msg(wanted_from_json(json, &wanted, &err) == 0, "%s", err.text);
@@ -362,6 +362,10 @@ START_TEST(wanted_round_trip)
     ck_assert_uint_eq(wanted.from, 4);
     ck_assert_uint_eq(wanted.timeout_ms, 30000);
     ck_assert(wanted.force && wanted.deleting && wanted.purge);
+    ck_assert_str_eq(wanted.restore.vm, "web");
+    ck_assert_str_eq(wanted.restore.snapshot, "before");
+    ck_assert_int_eq(wanted.restore.mode, RESTORE_EAGER);
+    ck_assert_uint_eq(wanted.restore.from, 4);
     auto_json json_t *again = NULL;
     ck_assert_int_eq(record_emit(&wanted_type, &wanted, &again), 0);
     ck_assert(json_equal(json, again));
@@ -370,6 +374,21 @@ START_TEST(wanted_round_trip)
     ck_assert_int_eq(wanted_from_json(bare, &stopped, NULL), 0);
     auto_json json_t *no_wish = json_of("{\"schema\":1}");
     ck_assert_int_eq(wanted_from_json(no_wish, &stopped, NULL), -EINVAL);
+
+    /* A copy is one of its own; without one there is none; and none leads out of its folder. */
+    auto_wanted_restore struct wanted_restore copy = { 0 };
+    ck_assert_int_eq(wanted_restore_set(&copy, &wanted.restore), 0);
+    ck_assert(streq(copy.vm, "web") && copy.vm != wanted.restore.vm && copy.from == 4);
+    ck_assert_int_eq(wanted_restore_set(&copy, NULL), 0);
+    ck_assert_ptr_null(copy.vm);
+    static const char *const bad[] = { "{\"vm\":\"..\",\"snapshot\":\"x\"}", "{\"vm\":\"web\",\"snapshot\":\"a/b\"}", "{\"vm\":\"web\"}",
+                                       "{\"snapshot\":\"x\"}", "{\"vm\":\"w\",\"snapshot\":\"x\",\"mode\":\"y\"}" };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        char text[128];
+        snprintf(text, sizeof(text), "{\"schema\":1,\"wish\":\"running\",\"restore\":%s}", bad[i]);
+        auto_json json_t *wrong = json_of(text);
+        ck_assert_int_eq(wanted_from_json(wrong, &stopped, NULL), -EINVAL);
+    }
 }
 END_TEST
 
