@@ -13,11 +13,30 @@
 enum { MANAGER_BACKLOG = 512 };
 
 static const struct varlink_method methods[] = {
-    { .name = "List", .run = api_list },   { .name = "Get", .run = api_get },         { .name = "Inspect", .run = api_inspect },
-    { .name = "Apply", .run = api_apply }, { .name = "Delete", .run = api_delete },   { .name = "Start", .run = api_start_vm },
-    { .name = "Stop", .run = api_stop },   { .name = "Restart", .run = api_restart }, { .name = "Kill", .run = api_kill },
-    { .name = "Pause", .run = api_pause }, { .name = "Resume", .run = api_resume },   { .name = "Reset", .run = api_reset },
-    { .name = "Qmp", .run = api_qmp },     { .name = "Wait", .run = api_wait },       { .name = "Events", .run = api_events, .more = true },
+    { .name = "List", .run = api_list },
+    { .name = "Get", .run = api_get },
+    { .name = "Inspect", .run = api_inspect },
+    { .name = "Apply", .run = api_apply },
+    { .name = "Delete", .run = api_delete },
+    { .name = "Start", .run = api_start_vm },
+    { .name = "Stop", .run = api_stop },
+    { .name = "Restart", .run = api_restart },
+    { .name = "Kill", .run = api_kill },
+    { .name = "Pause", .run = api_pause },
+    { .name = "Resume", .run = api_resume },
+    { .name = "Reset", .run = api_reset },
+    { .name = "Qmp", .run = api_qmp },
+    { .name = "Memory", .run = api_memory },
+    { .name = "Wait", .run = api_wait },
+    { .name = "Events", .run = api_events, .more = true },
+    { .name = "SnapshotCreate", .run = api_snapshot_create },
+    { .name = "SnapshotList", .run = api_snapshot_list },
+    { .name = "SnapshotShow", .run = api_snapshot_show },
+    { .name = "SnapshotDelete", .run = api_snapshot_delete },
+    { .name = "SnapshotVerify", .run = api_snapshot_verify },
+    { .name = "SnapshotWarm", .run = api_snapshot_warm },
+    { .name = "Restore", .run = api_restore },
+    { .name = "Clone", .run = api_clone },
 };
 
 int api_start(struct manager *m, struct err *err)
@@ -77,6 +96,16 @@ void api_no_such_vm(struct varlink_call *call, const char *name)
                                json_pack("{s:s, s:o}", "name", name ? name : "", "reason", json_text(reason ? reason : "no such VM")));
 }
 
+void api_no_such_snapshot(struct varlink_call *call, const char *vm, const char *snapshot)
+{
+    auto_free char *reason = NULL;
+
+    (void)str_format(&reason, "there is no snapshot %s/%s (see: vmctl snapshot list)", vm, snapshot);
+    varlink_call_error_consume(
+        call, MANAGER_INTERFACE ".NoSuchSnapshot",
+        json_pack("{s:s, s:s, s:o}", "vm", vm, "snapshot", snapshot, "reason", json_text(reason ? reason : "no such snapshot")));
+}
+
 /* An error that has just a name and a reason. */
 __attribute__((format(printf, 5, 0))) static void answer(struct varlink_call *call, const char *error, const char *name,
                                                          const char *otherwise, const char *fmt, va_list args)
@@ -130,9 +159,7 @@ void api_bad_spec_consume(struct varlink_call *call, json_t *problems)
 
 void api_unresponsive(struct varlink_call *call, const struct vm *vm)
 {
-    api_fail(call, vm->name, "unresponsive", NULL,
-             "the shim of %s (process %d) doesn't answer; the VM was left alone, and the wish is carried out when it answers", vm->name,
-             (int)vm->shim_pid);
+    api_fail(call, vm->name, "unresponsive", NULL, API_UNRESPONSIVE, vm->name, (int)vm->shim_pid);
 }
 
 static void on_gone(void *arg)

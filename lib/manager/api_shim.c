@@ -13,13 +13,17 @@ enum {
 
 #define SHIM_INTERFACE "io.holdfast.Shim"
 
-/* The shim's errors, and what they are to our callers. */
-static void hand_on_error(struct varlink_call *call, struct vm *vm, const struct varlink_reply *r)
+void api_hand_on_error(struct varlink_call *call, struct vm *vm, const struct varlink_reply *r)
 {
     const char *reason = json_string_value(json_object_get(r->parameters, "reason"));
     const char *class = json_string_value(json_object_get(r->parameters, "class"));
     const char *id = json_string_value(json_object_get(r->parameters, "id"));
 
+    if (streq(r->error, "org.varlink.service.MethodNotFound")) {
+        api_refuse(call, vm->name, "the shim of %s is older than this manager and can't do that: it gets a new one when %s is restarted",
+                   vm->name, vm->name);
+        return;
+    }
     if (!reason)
         reason = r->error;
     if (streq(r->error, SHIM_INTERFACE ".StaleIncarnation") || streq(r->error, SHIM_INTERFACE ".WrongState"))
@@ -45,7 +49,7 @@ static void answered(void *arg, struct vm *vm, const struct varlink_reply *r)
     } else if (r->failure < 0) {
         api_fail(a->call, vm->name, "lost", NULL, "the shim of %s went away before it answered", vm->name);
     } else if (r->error) {
-        hand_on_error(a->call, vm, r);
+        api_hand_on_error(a->call, vm, r);
     } else {
         varlink_call_reply_consume(a->call, json_incref((json_t *)(uintptr_t)r->parameters));
     }
@@ -106,4 +110,12 @@ void api_qmp(struct varlink_call *call, const json_t *parameters, void *userdata
                         json_pack("{s:O, s:O*, s:I}", "command", command, "arguments", json_is_object(arguments) ? arguments : NULL,
                                   "incarnation", (json_int_t)vm->incarnation),
                         QMP_TIMEOUT_MS);
+}
+
+void api_memory(struct varlink_call *call, const json_t *parameters, void *userdata)
+{
+    struct vm *vm = api_vm(userdata, call, parameters);
+
+    if (vm)
+        hand_on_consume(call, vm, "GetMemory", NULL, SHIM_TIMEOUT_MS);
 }

@@ -122,7 +122,7 @@ static void take_effect(struct apply *a, struct vm *vm, bool is_new, struct varl
     reconcile_fresh(vm);
     if (done)
         done->change = a->change;
-    if (a->enabled && (vm->wanted.wish != WANTED_RUNNING || !vm->has_wanted || !lives)) {
+    if (a->enabled && !wish_restore_is_due(vm) && (vm->wanted.wish != WANTED_RUNNING || !vm->has_wanted || !lives)) {
         uint32_t write;
 
         vm->from_next = is_new || vm->presence == PRESENCE_CHECKING;

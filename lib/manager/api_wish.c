@@ -46,7 +46,13 @@ static bool is_unsettled(const struct vm *vm)
     return vm->presence == PRESENCE_CHECKING || (vm->presence == PRESENCE_SHIM && !vm->answered);
 }
 
-static void wish_next(struct vm *vm, struct varlink_call *call)
+/* A start meanwhile would turn it into a boot. */
+static bool is_being_restored(const struct vm *vm)
+{
+    return (wish_restore_is_due(vm) && !vm->gave_up) || (wish_restore_is_open(vm) && vm->presence != PRESENCE_GONE);
+}
+
+uint32_t api_wish_life(struct vm *vm, struct wanted_restore *restore, uint64_t *ret_from)
 {
     uint64_t from = vm->incarnation + 1;
     bool was_unclear = vm->unclear && vm->presence == PRESENCE_GONE;
@@ -54,13 +60,27 @@ static void wish_next(struct vm *vm, struct varlink_call *call)
 
     reconcile_fresh(vm);
     vm->from_next = was_unclear || is_unsettled(vm);
-    write = wish_change(vm, &(struct wish_change){ .wish = WANTED_RUNNING, .from = from, .keep = true });
-    wait_begin_consume(vm, call, &(struct wait_for){ .kind = WAIT_STARTED, .target = from, .written = true, .write = write });
+    if (restore)
+        restore->from = from;
+    write = wish_change(vm, &(struct wish_change){ .wish = WANTED_RUNNING, .from = from, .restore = restore, .keep = true });
+    *ret_from = from;
     /* What didn't parse is set aside by now: the end it would have told of is explained before the next life begins. */
     if (was_unclear)
         down_begin(vm);
-    else
-        vm_changed(vm);
+    return write;
+}
+
+static void wish_next(struct vm *vm, struct varlink_call *call)
+{
+    struct wait_for what = { .kind = WAIT_STARTED, .target = vm->wanted.from, .restored = true };
+
+    if (!is_being_restored(vm)) {
+        what.restored = false;
+        what.written = true;
+        what.write = api_wish_life(vm, NULL, &what.target);
+    }
+    wait_begin_consume(vm, call, &what);
+    vm_changed(vm);
 }
 
 static void wish_on(struct vm *vm, struct varlink_call *call, bool resumed)

@@ -31,16 +31,18 @@ static void on_reply(void *arg, const struct varlink_reply *r)
 
     if (c->done)
         c->done(c->arg, c->vm, r);
-    call_free(c);
+    if (r->failure < 0 || !r->continues)
+        call_free(c);
 }
 
 /* The call was told before, and on_reply() has freed everything. */
 static void on_closed(void *arg, int error) {}
 
-int shim_call_consume(struct vm *vm, const char *method, json_t *parameters, uint64_t timeout_ms,
-                      void (*done)(void *arg, struct vm *vm, const struct varlink_reply *r), void *arg)
+/* `what`: vm, done and arg. */
+static int begin(const struct shim_call *what, const char *method, json_t *parameters, unsigned flags, uint64_t timeout_ms)
 {
     auto_json json_t *owned = parameters;
+    struct vm *vm = what->vm;
     struct manager *m = vm->manager;
     struct varlink_peer *peer = NULL;
     char path[VM_PATH_MAX];
@@ -60,14 +62,28 @@ int shim_call_consume(struct vm *vm, const char *method, json_t *parameters, uin
         return r;
     }
     steal_fd(&fd);
-    *c = (struct shim_call){ .next = m->calls, .prev_next = &m->calls, .vm = vm_ref(vm), .peer = peer, .done = done, .arg = arg };
+    *c = (struct shim_call){
+        .next = m->calls, .prev_next = &m->calls, .vm = vm_ref(vm), .peer = peer, .done = what->done, .arg = what->arg
+    };
     if (c->next)
         c->next->prev_next = &c->next;
     m->calls = c;
-    r = varlink_peer_call_consume(peer, method, steal_ptr(&owned), 0, timeout_ms, on_reply, c);
+    r = varlink_peer_call_consume(peer, method, steal_ptr(&owned), flags, timeout_ms, on_reply, c);
     if (r < 0)
         call_free(c);
     return r;
+}
+
+int shim_call_consume(struct vm *vm, const char *method, json_t *parameters, uint64_t timeout_ms,
+                      void (*done)(void *arg, struct vm *vm, const struct varlink_reply *r), void *arg)
+{
+    return begin(&(struct shim_call){ .vm = vm, .done = done, .arg = arg }, method, parameters, 0, timeout_ms);
+}
+
+int shim_call_more_consume(struct vm *vm, const char *method, json_t *parameters,
+                           void (*done)(void *arg, struct vm *vm, const struct varlink_reply *r), void *arg)
+{
+    return begin(&(struct shim_call){ .vm = vm, .done = done, .arg = arg }, method, parameters, VARLINK_MORE, 0);
 }
 
 void shim_calls_clear(struct manager *m)

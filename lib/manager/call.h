@@ -12,6 +12,10 @@ struct shim_call;
 int shim_call_consume(struct vm *vm, const char *method, json_t *parameters, uint64_t timeout_ms,
                       void (*done)(void *arg, struct vm *vm, const struct varlink_reply *r), void *arg);
 
+/* The same for a call with many replies and no deadline: `done` is called for each, the last of them has `continues` false or a failure. */
+int shim_call_more_consume(struct vm *vm, const char *method, json_t *parameters,
+                           void (*done)(void *arg, struct vm *vm, const struct varlink_reply *r), void *arg);
+
 struct manager;
 /* Ends all calls with -ECANCELED, at the manager's end. */
 void shim_calls_clear(struct manager *m);

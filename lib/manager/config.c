@@ -11,11 +11,22 @@
 #define CONFIG_FILE "holdfast.json"
 enum { CONFIG_MAX = 64 * 1024 };
 
+typedef __typeof__(((struct host_config *)0)->restore) restore_config;
+
+static const struct field restore_fields[] = {
+    { .key = "mode", .kind = FIELD_ENUM, .names = &restore_mode_names, .offset = offsetof(restore_config, mode) },
+    { .key = "prefetch", .kind = FIELD_BOOL, .offset = offsetof(restore_config, prefetch) },
+};
+static const struct record_type restore_config_type = {
+    .what = "restore", .size = sizeof(restore_config), .fields = restore_fields, .n_fields = ARRAY_LEN(restore_fields)
+};
+
 static const struct field host_config_fields[] = {
     { .key = "group", .kind = FIELD_STRING, .offset = offsetof(struct host_config, group) },
     { .key = "log_level", .kind = FIELD_STRING, .offset = offsetof(struct host_config, log_level) },
     { .key = "qemu_user", .kind = FIELD_STRING, .offset = offsetof(struct host_config, qemu_user) },
     { .key = "start_interval", .kind = FIELD_CUSTOM, .codec = &codec_duration, .offset = offsetof(struct host_config, start_interval) },
+    { .key = "restore", .kind = FIELD_OBJECT, .type = &restore_config_type, .offset = offsetof(struct host_config, restore) },
 };
 const struct record_type host_config_type = {
     .what = "host config",
@@ -43,7 +54,7 @@ static int config_parse(const char *text, size_t len, struct host_config *config
 
 int host_config_read(const char *config_dir, struct host_config *ret_config, struct err *err)
 {
-    struct host_config config = { 0 };
+    struct host_config config = { .restore = { .mode = RESTORE_MODE_DEFAULT, .prefetch = true } };
     auto_free char *text = NULL;
     auto_fd int fd = -1;
     size_t len;

@@ -136,6 +136,14 @@ static void show_end(struct vm *vm, const char *unclear)
         vm_set_view(vm, VIEW_UNKNOWN, why ? "%s" : NULL, why);
         return;
     }
+    if (wish_restore_is_open(vm)) {
+        const struct wanted_restore *restore = &vm->wanted.restore;
+        const char *detail = vm->last_exit ? vm->last_exit->detail : NULL;
+
+        vm_set_view(vm, (enum vm_view)STATE_FAILED, "the restore from %s/%s failed: %s", restore->vm, restore->snapshot,
+                    detail ? detail : "its shim ended before the guest ran");
+        return;
+    }
     if (vm->launch_error && view != VIEW_STOPPED) {
         vm_set_view(vm, (enum vm_view)STATE_FAILED, "%s", vm->launch_error);
         return;
@@ -157,7 +165,7 @@ static void down_done(struct vm *vm, const char *unclear)
     show_end(vm, unclear);
     wish_default(vm);
     if (vm->from_next && vm->wanted.wish == WANTED_RUNNING && vm->wanted.from <= vm->incarnation)
-        wish_change(vm, &(struct wish_change){ .wish = WANTED_RUNNING, .from = vm->incarnation + 1, .keep = true });
+        wish_begin_at(vm, vm->incarnation + 1);
     vm->from_next = false;
     adopt_settled(vm);
     vm_changed(vm);
@@ -170,6 +178,8 @@ static void take(struct down_job *d)
     struct exit_record *exit = d->explained ? &d->exit : d->records.has_exit ? &d->records.exit : NULL;
 
     vm->incarnation = highest(&facts);
+    if (d->records.has_status && !d->records.unclear)
+        wish_note_state(vm, d->records.status.incarnation, (enum vm_state)d->records.status.state);
     if (exit) {
         if (exit->incarnation > vm->incarnation)
             vm->incarnation = exit->incarnation;
@@ -226,7 +236,8 @@ static struct down_job *down_job_new(struct vm *vm)
     }
     d->incarnation = vm->incarnation;
     d->event_seq = vm->event_seq;
-    d->may_relaunch = vm->wanted.wish == WANTED_RUNNING && vm->policy != RESTART_NEVER && vm->failures < RELAUNCH_ATTEMPTS;
+    d->may_relaunch =
+        vm->wanted.wish == WANTED_RUNNING && vm->policy != RESTART_NEVER && vm->failures < RELAUNCH_ATTEMPTS && !wish_restore_is_open(vm);
     d->vm = vm_ref(vm);
     return d;
 }

@@ -11,6 +11,7 @@
 #include "lib/base/log.h"
 #include "lib/manager/cids.h"
 #include "lib/manager/registry.h"
+#include "lib/manager/snapshots.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wait.h"
@@ -195,6 +196,36 @@ struct forget_job {
     int r;
 };
 
+/* Frozen disks are in a snapshot's own folder where the file system has hard links, else where they were: those must outlive the VM. */
+static int keep_for_snapshots(const struct manager *m, const char *name, bool *purge)
+{
+    auto_free char *prefix = NULL;
+    int r;
+
+    if (!*purge)
+        return 0;
+    r = str_format(&prefix, "%s/%s/%s/", m->dirs.state, FOLDER_VMS, name);
+    if (r >= 0)
+        r = snapshots_need(m->snapshots_fd, prefix);
+    if (r <= 0)
+        return r;
+    log_vm_warning(name, "snapshots need its disks, so they are kept");
+    *purge = false;
+    return 0;
+}
+
+/* They are there on their own. */
+static int note_snapshots(const struct manager *m, const char *name, json_t *kept)
+{
+    auto_free char *path = NULL;
+
+    if (faccessat(m->snapshots_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    if (str_format(&path, "%s/" FOLDER_SNAPSHOTS "/%s", m->dirs.state, name) < 0)
+        return -ENOMEM;
+    return json_array_append_new(kept, json_text(path)) < 0 ? -ENOMEM : 0;
+}
+
 static void run(struct job *job)
 {
     struct forget_job *f = container_of(job, struct forget_job, job);
@@ -206,7 +237,11 @@ static void run(struct job *job)
     if (f->r < 0)
         return;
     dirs.state_path = state;
-    f->r = forget_files(&dirs, f->vm->name, f->spec_file, f->purge, &f->kept);
+    f->r = keep_for_snapshots(m, f->vm->name, &f->purge);
+    if (f->r >= 0)
+        f->r = forget_files(&dirs, f->vm->name, f->spec_file, f->purge, &f->kept);
+    if (f->r >= 0)
+        f->r = note_snapshots(m, f->vm->name, f->kept);
     if (f->r >= 0)
         f->r = cids_drop(m->cids, f->vm->name);
 }

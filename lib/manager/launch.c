@@ -1,25 +1,18 @@
 #include "lib/manager/launch.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "lib/base/failpoint.h"
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
-#include "lib/base/spawn.h"
-#include "lib/base/strv.h"
 #include "lib/manager/link.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
+#include "lib/manager/shim_spawn.h"
 #include "lib/manager/state.h"
-
-enum {
-    SHIM_PLAN_FD = 3,
-    SHIM_SYNC_FD = 4,
-};
+#include "lib/manager/wish.h"
 
 struct launch {
     struct vm *vm;
@@ -142,84 +135,10 @@ static void on_deadline(struct ev_loop *ev, ev_timer *timer, int events)
     hang_up(container_of(timer, struct launch, deadline), "its shim was not ready in time");
 }
 
-/* Between fork and exec: our own limit on fds is for a thousand shims, not for one. */
-static int restore_limit(void *arg)
-{
-    const rlim_t *soft = arg;
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return -errno;
-    limit.rlim_cur = *soft;
-    return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? -errno : 0;
-}
-
-/* A shim's environment: what it may need, and nothing that happened to be in ours. */
-static void build_env(struct strv *env)
-{
-    static const char *const passed[] = { "PATH",         "TZ",           "HOLDFAST_LOG_LEVEL", "HOLDFAST_FAILPOINT",
-                                          "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS",      "TSAN_OPTIONS" };
-
-    strv_push(env, "LANG=C.UTF-8");
-    for (size_t i = 0; i < ARRAY_LEN(passed); i++) {
-        const char *value = getenv(passed[i]);
-
-        if (value)
-            strv_pushf(env, "%s=%s", passed[i], value);
-    }
-}
-
-static int open_shim_log(const struct vm *vm)
-{
-    auto_fd int folder = dir_open(vm->manager->log_fd, vm->name); /* a step of its own: a folder that is a link is not followed */
-    int fd =
-        folder < 0 ? -1 : openat(folder, FILE_SHIM_LOG, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, FILE_MODE);
-
-    return fd < 0 ? -errno : fd;
-}
-
-static int spawn_shim(struct vm *vm, int plan_fd, int sync_fd)
-{
-    struct manager *m = vm->manager;
-    auto_strv struct strv argv = { 0 }, env = { 0 };
-    auto_fd int log_fd = open_shim_log(vm);
-    struct spawn_fd fds[3] = { { sync_fd, SHIM_SYNC_FD } };
-    size_t n_fds = 1;
-
-    if (log_fd >= 0) /* without a log rather than not at all */
-        fds[n_fds++] = (struct spawn_fd){ log_fd, 2 };
-    strv_push(&argv, m->shim_path);
-    if (plan_fd >= 0) {
-        fds[n_fds++] = (struct spawn_fd){ plan_fd, SHIM_PLAN_FD };
-        strv_push(&argv, "--plan-fd");
-        strv_pushf(&argv, "%d", SHIM_PLAN_FD);
-    } else {
-        strv_push(&argv, "--adopt");
-        strv_push(&argv, "--run-dir");
-        strv_pushf(&argv, "%s/" FOLDER_VMS "/%s", m->dirs.run, vm->name);
-    }
-    strv_push(&argv, "--sync-fd");
-    strv_pushf(&argv, "%d", SHIM_SYNC_FD);
-    strv_push(&argv, vm->name);
-    build_env(&env);
-    if (argv.failed || env.failed)
-        return -ENOMEM;
-    return spawn_detached(&(struct spawn){
-        .path = m->shim_path,
-        .argv = strv_argv(&argv),
-        .env = strv_argv(&env),
-        .fds = fds,
-        .n_fds = n_fds,
-        .go_fd = -1,
-        .prepare = restore_limit,
-        .prepare_arg = &m->nofile,
-    });
-}
-
 static int spawn(struct launch *l, int plan_fd)
 {
     struct ev_loop *ev = loop_ev(l->vm->manager->loop);
-    auto_fd int theirs = -1;
+    auto_fd int theirs = -1, log_folder = dir_open(l->vm->manager->log_fd, l->vm->name);
     int pair[2], r;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
@@ -230,7 +149,12 @@ static int spawn(struct launch *l, int plan_fd)
     if (r < 0)
         return r;
     FAILPOINT("manager.before-spawn");
-    r = spawn_shim(l->vm, plan_fd, theirs);
+    r = shim_spawn(l->vm->manager, &(struct shim_spawn){
+                                       .name = l->vm->name,
+                                       .plan_fd = plan_fd,
+                                       .sync_fd = theirs,
+                                       .log_folder_fd = log_folder,
+                                   });
     if (r < 0)
         return r;
     FAILPOINT("manager.after-spawn");
@@ -260,7 +184,8 @@ static void on_plan(struct plan_request *p)
         return;
     }
     if (p->r < 0) {
-        (void)str_set(&vm->spec_error, p->err.text);
+        if (!p->restore.vm) /* else it may well be the snapshot */
+            (void)str_set(&vm->spec_error, p->err.text);
         failed(vm, true, p->err.text);
         plan_request_free(p);
         return;
@@ -307,6 +232,7 @@ void launch_adopt(struct vm *vm)
 void launch_start(struct vm *vm)
 {
     int r = launch_new(vm);
+    struct plan_request *p;
 
     if (r < 0) {
         failed(vm, false, "out of memory");
@@ -314,9 +240,13 @@ void launch_start(struct vm *vm)
     }
     (void)str_set(&vm->launch_error, NULL);
     vm_set_view(vm, (enum vm_view)STATE_PREPARING, NULL);
-    r = plan_request(vm, PLAN_LAUNCH, on_plan, NULL);
-    if (r < 0)
-        failed(vm, false, strerror(-r));
+    p = plan_request_new(vm, PLAN_LAUNCH, on_plan, NULL);
+    if (!p || (wish_restore_is_due(vm) && wanted_restore_set(&p->restore, &vm->wanted.restore) < 0)) {
+        plan_request_free(p);
+        failed(vm, false, strerror(ENOMEM));
+        return;
+    }
+    plan_request_begin(p);
 }
 
 void launch_cancel(struct vm *vm)

@@ -115,6 +115,8 @@ static void take_state(struct vm *vm, const json_t *status)
     int state = name ? enum_from_string(&vm_state_names, name) : -EINVAL;
 
     if (state >= 0)
+        wish_note_state(vm, vm->incarnation, (enum vm_state)state);
+    if (state >= 0)
         vm_set_view(vm, (enum vm_view)state, detail ? "%s" : NULL, detail);
     else /* a newer shim's word */
         vm_set_view(vm, VIEW_UNKNOWN, "its shim says it is \"%s\"", name ? name : "");

@@ -26,7 +26,10 @@
 #include "lib/manager/qemu_user.h"
 #include "lib/manager/registry.h"
 #include "lib/manager/serve.h"
+#include "lib/manager/snapshot_task.h"
+#include "lib/manager/snapshots.h"
 #include "lib/manager/state.h"
+#include "lib/manager/warm.h"
 #include "proto/interfaces.h"
 
 enum {
@@ -132,9 +135,13 @@ static int open_folders(struct manager *m, struct err *err)
         const char *base, *sub;
         int *fd;
     } folders[] = {
-        { m->dirs.run, NULL, &m->run_fd },     { m->dirs.run, FOLDER_VMS, &m->run_vms_fd },
-        { m->dirs.state, NULL, &m->state_fd }, { m->dirs.state, FOLDER_VMS, &m->state_vms_fd },
-        { m->dirs.log, NULL, &m->log_fd },     { m->dirs.config, FOLDER_VMS, &m->specs_fd },
+        { m->dirs.run, NULL, &m->run_fd },
+        { m->dirs.run, FOLDER_VMS, &m->run_vms_fd },
+        { m->dirs.state, NULL, &m->state_fd },
+        { m->dirs.state, FOLDER_VMS, &m->state_vms_fd },
+        { m->dirs.log, NULL, &m->log_fd },
+        { m->dirs.config, FOLDER_VMS, &m->specs_fd },
+        { m->dirs.state, FOLDER_SNAPSHOTS, &m->snapshots_fd },
     };
     int r = 0;
 
@@ -211,6 +218,10 @@ static int make_parts(struct manager *m, struct err *err)
         r = worker_new(m->loop, 1, &m->writer);
     if (r >= 0)
         r = worker_new(m->loop, 1, &m->prober);
+    if (r >= 0)
+        r = worker_new(m->loop, 1, &m->archivist);
+    if (r >= 0)
+        r = worker_new(m->loop, 1, &m->verifier);
     if (aside)
         log_error("allocations.json doesn't parse and was kept as %s: ids are given anew", aside);
     return r < 0 ? err_from(err, r, "starting the manager") : 0;
@@ -297,7 +308,7 @@ int manager_new(const struct manager_options *options, struct manager **ret_mana
     if (!m)
         return -ENOMEM;
     m->group = (gid_t)-1;
-    m->lock_fd = m->run_fd = m->run_vms_fd = m->state_fd = m->state_vms_fd = m->specs_fd = m->log_fd = -1;
+    m->lock_fd = m->run_fd = m->run_vms_fd = m->state_fd = m->state_vms_fd = m->snapshots_fd = m->specs_fd = m->log_fd = -1;
     r = set_up(m, options, err);
     if (r < 0) {
         manager_free(m);
@@ -309,7 +320,6 @@ int manager_new(const struct manager_options *options, struct manager **ret_mana
 
 /* ---- running ---- */
 
-static void remove_leftovers(struct job *job);
 static void leftovers_removed(struct job *job) { free(job); }
 
 struct leftovers_job {
@@ -318,6 +328,26 @@ struct leftovers_job {
 };
 
 static void remove_leftovers(struct job *job) { forget_leftovers(container_of(job, struct leftovers_job, job)->manager); }
+
+static void sweep_snapshots(struct job *job)
+{
+    struct manager *m = container_of(job, struct leftovers_job, job)->manager;
+
+    warm_sweep(m);
+    (void)snapshots_sweep(m->snapshots_fd, m->run_vms_fd);
+}
+
+static void begin_leftovers(struct manager *m, struct worker *worker, void (*run)(struct job *job))
+{
+    struct leftovers_job *leftovers = calloc(1, sizeof(*leftovers));
+
+    if (!leftovers)
+        return;
+    leftovers->manager = m;
+    leftovers->job.run = run;
+    leftovers->job.done = leftovers_removed;
+    worker_add(worker, &leftovers->job);
+}
 
 /* Names of which nothing was found in the end. */
 static void sweep(struct manager *m)
@@ -333,7 +363,6 @@ static void sweep(struct manager *m)
 void serve_begin(struct manager *m)
 {
     struct err err = ERR_INIT;
-    struct leftovers_job *leftovers;
 
     if (m->serving)
         return;
@@ -347,13 +376,8 @@ void serve_begin(struct manager *m)
     }
     (void)sd_notifyf(0, "READY=1\nSTATUS=%zu VMs", map_len(m->vms));
     log_info("serving %zu VMs on %s/%s", map_len(m->vms), m->dirs.run, FILE_MANAGER_SOCKET);
-    leftovers = calloc(1, sizeof(*leftovers));
-    if (leftovers) {
-        leftovers->manager = m;
-        leftovers->job.run = remove_leftovers;
-        leftovers->job.done = leftovers_removed;
-        worker_add(m->writer, &leftovers->job);
-    }
+    begin_leftovers(m, m->writer, remove_leftovers);
+    begin_leftovers(m, m->archivist, sweep_snapshots);
     sweep(m);
     (void)malloc_trim(0);
     planner_check(m);
@@ -384,7 +408,7 @@ int manager_run(struct manager *m)
 /* Jobs that are out may still write a wish; a disk that has died must not keep us here. */
 static void stop_workers(struct manager *m)
 {
-    struct worker **workers[] = { &m->reader, &m->prober, &m->writer };
+    struct worker **workers[] = { &m->reader, &m->prober, &m->archivist, &m->verifier, &m->writer };
 
     for (size_t i = 0; i < ARRAY_LEN(workers); i++) {
         struct worker *w = steal_ptr(workers[i]);
@@ -411,7 +435,9 @@ void manager_free(struct manager *m)
             launch_cancel(map_value(e));
     }
     shim_calls_clear(m);
+    long_jobs_cancel(m);
     stop_workers(m);
+    warm_clear(m);
     follow_clear(m);
     if (m->vms)
         registry_clear(m);
@@ -433,6 +459,7 @@ void manager_free(struct manager *m)
     fd_close(m->run_vms_fd);
     fd_close(m->state_fd);
     fd_close(m->state_vms_fd);
+    fd_close(m->snapshots_fd);
     fd_close(m->specs_fd);
     fd_close(m->log_fd);
     fd_close(m->lock_fd);

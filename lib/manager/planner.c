@@ -9,14 +9,23 @@
 #include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/manager/cids.h"
+#include "lib/manager/plan_restore.h"
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/qemu_user.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/qemu/resolve.h"
+#include "lib/spec/limits.h"
 #include "lib/spec/spec.h"
 
 enum { CPUINFO_MAX = 64 * 1024 };
+
+static void plan_place_clear(struct plan_place *place)
+{
+    free(place->run);
+    free(place->state);
+    free(place->log);
+}
 
 void plan_request_free(struct plan_request *p)
 {
@@ -27,6 +36,9 @@ void plan_request_free(struct plan_request *p)
     json_decref(p->spec);
     json_decref(p->running);
     json_decref(p->next);
+    json_decref(p->given);
+    wanted_restore_clear(&p->restore);
+    plan_place_clear(&p->place);
     free(p->spec_file);
     free(p->qemu_path);
     vm_unref(p->vm);
@@ -39,7 +51,9 @@ static int read_spec(struct plan_request *p, struct spec *ret_spec)
     struct spec spec = { 0 };
     int r;
 
-    r = specs_read(p->vm->manager->specs_fd, p->spec_file, &json, &p->err);
+    if (p->given)
+        json = json_incref(p->given);
+    r = p->given ? 0 : specs_read(p->vm->manager->specs_fd, p->spec_file, &json, &p->err);
     if (r < 0)
         return r;
     if (p->use & PLAN_SHOW)
@@ -113,21 +127,14 @@ static int find_qemu_img(char **ret_path)
     return 0;
 }
 
-struct folders {
-    char *run, *state, *log;
-};
-
-static void folders_clear(struct folders *f)
+static int place_of(const struct plan_request *p, struct plan_place *f)
 {
-    free(f->run);
-    free(f->state);
-    free(f->log);
-}
-
-static int folders_of(const struct vm *vm, struct folders *f)
-{
+    const struct vm *vm = p->vm;
     const struct dirs *dirs = &vm->manager->dirs;
 
+    if (p->place.run)
+        return str_set(&f->run, p->place.run) < 0 || str_set(&f->state, p->place.state) < 0 || str_set(&f->log, p->place.log) < 0 ? -ENOMEM
+                                                                                                                                  : 0;
     if (str_format(&f->run, "%s/%s/%s", dirs->run, FOLDER_VMS, vm->name) < 0 ||
         str_format(&f->state, "%s/%s/%s", dirs->state, FOLDER_VMS, vm->name) < 0 || str_format(&f->log, "%s/%s", dirs->log, vm->name) < 0)
         return -ENOMEM;
@@ -136,7 +143,7 @@ static int folders_of(const struct vm *vm, struct folders *f)
 
 static int resolve(struct plan_request *p, const struct spec *spec, const struct qemu_capabilities *capabilities, struct plan *ret_plan)
 {
-    struct folders auto_cleanup(folders_clear) folders = { 0 };
+    struct plan_place auto_cleanup(plan_place_clear) place = { 0 };
     struct resolve_input in = {
         .spec = spec,
         .capabilities = capabilities,
@@ -158,18 +165,20 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
     if (r < 0)
         return r;
     in.qemu_img_path = qemu_img;
-    if (spec->vsock.wanted && spec->vsock.cid == 0) {
+    if (spec->vsock.wanted && spec->vsock.cid == 0 && (p->use & PLAN_TRY)) {
+        in.vsock_cid = VSOCK_CID_MIN;
+    } else if (spec->vsock.wanted && spec->vsock.cid == 0) {
         r = cids_get(p->vm->manager->cids, p->vm->name, &cid);
         if (r < 0)
             return err_set_errno(&p->err, -r, "no-cid", "no vsock context id");
         in.vsock_cid = cid;
     }
-    r = folders_of(p->vm, &folders);
+    r = place_of(p, &place);
     if (r < 0)
         return r;
-    in.run_dir = folders.run;
-    in.state_dir = folders.state;
-    in.log_dir = folders.log;
+    in.run_dir = place.run;
+    in.state_dir = place.state;
+    in.log_dir = place.log;
     return plan_resolve(&in, ret_plan, &p->err);
 }
 
@@ -185,6 +194,12 @@ static int make_folders(struct plan_request *p)
     const struct manager *m = p->vm->manager;
     int r;
 
+    if (p->place.run) {
+        r = dir_make(p->place.run, FOLDER_MODE, &p->err);
+        if (r >= 0)
+            r = dir_make(p->place.state, FOLDER_MODE, &p->err);
+        return r < 0 ? r : dir_make(p->place.log, FOLDER_MODE, &p->err);
+    }
     r = make_folder(m->run_vms_fd, p->vm->name, m->dirs.run, &p->err);
     if (r >= 0)
         r = make_folder(m->state_vms_fd, p->vm->name, m->dirs.state, &p->err);
@@ -226,6 +241,15 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
     if (r < 0)
         return r;
     r = resolve(p, spec, &capabilities, &plan);
+    if (r >= 0 && p->restore.vm)
+        r = plan_restore(p->vm->manager, &p->restore, capabilities.version, &plan, &p->err);
+    if (r >= 0 && (p->use & PLAN_LAUNCH) && p->restore.vm && plan.restore.mode != p->restore.mode)
+        log_vm_warning(p->vm->name, "userfaultfd is turned off by HOLDFAST_UFFD=0: restored %s instead of %s",
+                       enum_to_string(&restore_mode_names, plan.restore.mode), enum_to_string(&restore_mode_names, p->restore.mode));
+    if (p->ephemeral) { /* learning is what it is for, whatever the host config says of other restores */
+        plan.restore.ephemeral = plan.restore.record = true;
+        plan.restore.prefetch = false;
+    }
     qemu_capabilities_clear(&capabilities);
     if (r >= 0)
         r = plan_digest(&plan, p->digest);
@@ -303,25 +327,39 @@ static void done(struct job *job)
     p->done(p);
 }
 
-int plan_request(struct vm *vm, unsigned use, void (*callback)(struct plan_request *p), void *arg)
+struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*callback)(struct plan_request *p), void *arg)
 {
     char file[VM_PATH_MAX];
     struct plan_request *p = calloc(1, sizeof(*p));
 
     if (!p)
-        return -ENOMEM;
+        return NULL;
     p->plan_fd = -1;
     if (str_set(&p->spec_file, specs_file(vm, file)) < 0) {
         free(p);
-        return -ENOMEM;
+        return NULL;
     }
     p->vm = vm_ref(vm);
     p->use = use;
     p->done = callback;
     p->arg = arg;
+    return p;
+}
+
+void plan_request_begin(struct plan_request *p)
+{
     p->job.run = run;
     p->job.done = done;
-    worker_add(vm->manager->reader, &p->job);
+    worker_add(p->vm->manager->reader, &p->job);
+}
+
+int plan_request(struct vm *vm, unsigned use, void (*callback)(struct plan_request *p), void *arg)
+{
+    struct plan_request *p = plan_request_new(vm, use, callback, arg);
+
+    if (!p)
+        return -ENOMEM;
+    plan_request_begin(p);
     return 0;
 }
 

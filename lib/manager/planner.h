@@ -9,6 +9,12 @@
 enum plan_use {
     PLAN_LAUNCH = 1 << 0, /* also make the VM's folders and a memfd of the plan */
     PLAN_SHOW = 1 << 1,   /* also keep the JSON of spec, running plan and next plan */
+    PLAN_TRY = 1 << 2,    /* nothing is given out for it: whether it works is the question */
+};
+
+/* Where a plan's VM is, when not in the usual folders: one whose name is nobody's, in one folder of its own. */
+struct plan_place {
+    char *run, *state, *log; /* absolute; made for PLAN_LAUNCH */
 };
 
 struct plan_request {
@@ -16,7 +22,11 @@ struct plan_request {
     struct vm *vm; /* referenced */
     unsigned use;
     char *spec_file;
-    char *qemu_path; /* to be asked */
+    json_t *given;                 /* the spec to plan by instead of the file's, NULL: that; owned */
+    struct wanted_restore restore; /* the snapshot to begin from; owned */
+    struct plan_place place;       /* run NULL: the usual folders; owned */
+    bool ephemeral;                /* the restore is for learning the working set */
+    char *qemu_path;               /* to be asked */
     bool asked;
     void (*done)(struct plan_request *p); /* frees with plan_request_free() */
     void *arg;
@@ -28,6 +38,10 @@ struct plan_request {
     int plan_fd;
     json_t *spec, *running, *next; /* NULL where there is none */
 };
+
+/* For those who fill in more of it, then plan_request_begin(). NULL: out of memory. */
+struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*done)(struct plan_request *p), void *arg);
+void plan_request_begin(struct plan_request *p);
 
 /* -ENOMEM, else `done` is called on the loop. */
 int plan_request(struct vm *vm, unsigned use, void (*done)(struct plan_request *p), void *arg);

@@ -9,6 +9,7 @@
 #include "lib/manager/forget.h"
 #include "lib/manager/launch.h"
 #include "lib/manager/state.h"
+#include "lib/manager/wish.h"
 
 static enum action decide_supervised(const struct facts *f)
 {
@@ -29,8 +30,11 @@ static enum action decide_gone(const struct facts *f)
         return f->deleting && f->saved ? ACTION_FORGET : ACTION_NONE;
     if (f->unclear || !f->has_spec || f->gave_up)
         return ACTION_NONE;
+    /* A start needn't wait for the disk. A restore does: what the disk says in its place may be a boot. */
     if (f->incarnation < f->from)
-        return ACTION_LAUNCH;
+        return f->restore_due && !f->saved ? ACTION_NONE : ACTION_LAUNCH;
+    if (f->restore_open) /* it failed: a fresh boot would be something else than what was asked for */
+        return ACTION_NONE;
     /* The wish was fulfilled. If that life ended for good by its own policy, that was its right; if more was to come
      * and nobody is left to do it, we do. */
     return f->exit_known && !f->exit_final ? ACTION_LAUNCH : ACTION_NONE;
@@ -73,6 +77,8 @@ static struct facts facts_of(const struct vm *vm)
         .stop_sent = vm->stop_sent,
         .exit_known = vm_exit_known(vm),
         .exit_final = vm->last_exit && vm->last_exit->final,
+        .restore_due = wish_restore_is_due(vm),
+        .restore_open = wish_restore_is_open(vm),
     };
 }
 

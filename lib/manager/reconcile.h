@@ -29,6 +29,8 @@ struct facts {
     uint64_t stop_sent;
     bool exit_known; /* of `incarnation` */
     bool exit_final;
+    bool restore_due;  /* the life to come begins from a snapshot */
+    bool restore_open; /* `incarnation` was to begin from a snapshot, and was never seen to run */
 };
 
 enum action decide(const struct facts *f);

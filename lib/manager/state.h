@@ -36,6 +36,8 @@ enum {
 struct qemu_cache;
 struct cids;
 struct shim_call;
+struct long_job;
+struct warm;
 struct subscriber;
 
 struct manager {
@@ -47,18 +49,22 @@ struct manager {
     rlim_t nofile; /* the soft limit we were started with; children get it back */
     char boot_id[BOOT_ID_LEN + 1];
     int lock_fd;
-    int run_fd, run_vms_fd, state_fd, state_vms_fd, specs_fd, log_fd;
+    int run_fd, run_vms_fd, state_fd, state_vms_fd, snapshots_fd, specs_fd, log_fd;
 
     struct map *vms; /* name → struct vm, one reference each */
     struct varlink_interface *manager_interface, *shim_interface;
     struct varlink_service *service;
-    struct worker *reader; /* plans, specs, records */
-    struct worker *writer; /* everything written, in order */
-    struct worker *prober; /* QEMUs asked what they can do */
+    struct worker *reader;    /* plans, specs, records */
+    struct worker *writer;    /* everything written, in order */
+    struct worker *prober;    /* QEMUs asked what they can do */
+    struct worker *archivist; /* the store of snapshots looked at, things deleted from it */
+    struct worker *verifier;  /* snapshots read from end to end */
     struct qemu_cache *qemus;
     struct cids *cids;
     struct shim_call *calls;
     struct subscriber *subscribers;
+    struct long_job *long_jobs; /* that may be called off */
+    struct warm *warms;
     size_t events_pending; /* appends handed to the writer and not done */
 
     size_t adopting; /* VMs whose shim was asked at start and has not answered */

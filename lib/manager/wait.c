@@ -1,6 +1,8 @@
 #include "lib/manager/wait.h"
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 
 #include "lib/manager/api.h"
 #include "lib/manager/state.h"
@@ -9,7 +11,9 @@
 struct waiter {
     struct waiter *next, **prev_next;
     struct vm *vm;
-    struct varlink_call *call;
+    struct varlink_call *call; /* NULL: `told` is asked for instead */
+    void (*told)(void *arg, struct vm *vm, const struct err *err);
+    void *told_arg;
     struct wait_for what;
     bool reached;             /* was where it should be, and only the disk is awaited */
     uint32_t launch_failures; /* of the VM, when the wait began */
@@ -49,16 +53,64 @@ static void succeed(struct waiter *w)
 {
     json_t *reply = json_pack("{s:o}", "vm", vm_to_wire(w->vm));
 
+    if (reply && w->what.reply)
+        (void)json_object_update_missing(reply, w->what.reply);
     varlink_call_reply_consume(take_call(w), reply);
 }
 
-static void fail_with_exit(struct waiter *w)
+/* Where a wait has come to. */
+struct verdict {
+    enum { WAIT_ON, WAIT_DONE, WAIT_REFUSED, WAIT_FAILED } kind;
+    struct err err;     /* of the last two */
+    const char *detail; /* borrowed of the VM, NULL: none */
+};
+
+/* `fmt` into the verdict. */
+__attribute__((format(printf, 4, 5))) static void conclude(struct verdict *v, bool refused, const char *id, const char *fmt, ...)
+{
+    char text[ERR_TEXT_MAX];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    v->kind = refused ? WAIT_REFUSED : WAIT_FAILED;
+    err_set(&v->err, EIO, id, "%s", text);
+}
+
+static void fail_with_exit(const struct waiter *w, struct verdict *v)
 {
     const struct vm *vm = w->vm;
     auto_free char *what = vm->last_exit ? exit_describe(vm->last_exit) : NULL;
 
-    api_fail(take_call(w), vm->name, "ended", vm->last_exit ? vm->last_exit->detail : NULL, "%s %s%s", vm->name,
-             what ? what : "ended before it ran", vm->view == STATE_BACKOFF ? "; its restart policy tries again" : "");
+    v->detail = vm->last_exit ? vm->last_exit->detail : NULL;
+    if (w->what.restored && !vm_exit_known(vm))
+        conclude(v, false, "restore", "%s could not be restored: %s", vm->name,
+                 vm->reason ? vm->reason : "its shim ended before the guest ran");
+    else if (w->what.restored)
+        conclude(v, false, "restore", "%s could not be restored: QEMU %s", vm->name, what ? what : "ended");
+    else
+        conclude(v, false, "ended", "%s %s%s", vm->name, what ? what : "ended before it ran",
+                 vm->view == STATE_BACKOFF ? "; its restart policy tries again" : "");
+}
+
+/* The call or its like is over. */
+static void end_consume(struct waiter *w, const struct verdict *v)
+{
+    struct vm *vm = w->vm;
+    void (*told)(void *arg, struct vm *vm, const struct err *err) = w->told;
+    void *arg = w->told_arg;
+
+    if (told) {
+        waiter_free(w);
+        told(arg, vm, v->kind == WAIT_DONE ? NULL : &v->err);
+    } else if (v->kind == WAIT_DONE) {
+        succeed(w);
+    } else if (v->kind == WAIT_REFUSED) {
+        api_refuse(take_call(w), vm->name, "%s", v->err.text);
+    } else {
+        api_fail(take_call(w), vm->name, v->err.id, v->detail, "%s", v->err.text);
+    }
 }
 
 static bool on_its_way_out(const struct vm *vm)
@@ -69,49 +121,46 @@ static bool on_its_way_out(const struct vm *vm)
 /* Its records were looked at (again) and still don't say what it is: nothing comes of a start until somebody mends them. */
 static bool is_riddle(const struct vm *vm) { return vm->presence == PRESENCE_GONE && vm->unclear && !vm->from_next; }
 
-/* True: answered and freed. */
-static bool check_started(struct waiter *w)
+static void judge_start(struct waiter *w, struct verdict *v)
 {
     struct vm *vm = w->vm;
     /* A later start or restart moves the goal of an earlier one. */
     bool there = vm->incarnation >= w->what.target && vm->incarnation >= vm->wanted.from;
+    int written = w->what.written ? wish_written(vm, w->what.write) : 1;
 
     if (there && vm->presence == PRESENCE_SHIM && (vm->view == STATE_RUNNING || (vm->view == STATE_PAUSED && !w->what.resumed)))
         w->reached = true;
-    if (w->what.written && wish_written(vm, w->what.write) == 0)
+    if (written == 0)
+        return;
+    if (written < 0)
+        conclude(v, false, "not-saved", "the wish that %s runs can't be written to disk (see the manager's log)", vm->name);
+    else if (w->reached)
+        v->kind = WAIT_DONE;
+    else if (vm->wanted.wish != WANTED_RUNNING)
+        conclude(v, true, "refused", "%s was stopped meanwhile", vm->name);
+    else if (vm->launch)
+        v->kind = WAIT_ON;
+    else if (vm->launch_failures != w->launch_failures)
+        conclude(v, false, "launch", "%s can't be %s: %s", vm->name, w->what.restored ? "restored" : "started",
+                 vm->reason ? vm->reason : "unknown");
+    else if (vm->view == VIEW_UNRESPONSIVE)
+        conclude(v, false, "unresponsive", API_UNRESPONSIVE, vm->name, (int)vm->shim_pid);
+    else if (vm_is_lost(vm) || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN) || is_riddle(vm))
+        conclude(v, false, enum_to_string(&vm_view_names, vm->view), "%s: %s", vm->name, vm->reason ? vm->reason : "");
+    else if (there && ((vm->presence == PRESENCE_SHIM && on_its_way_out(vm)) || vm->presence == PRESENCE_GONE))
+        fail_with_exit(w, v);
+}
+
+/* True: answered and freed. */
+static bool check_started(struct waiter *w)
+{
+    struct verdict v = { .kind = WAIT_ON };
+
+    judge_start(w, &v);
+    if (v.kind == WAIT_ON)
         return false;
-    if (w->what.written && wish_written(vm, w->what.write) < 0) {
-        api_fail(take_call(w), vm->name, "not-saved", NULL, "the wish that %s runs can't be written to disk (see the manager's log)",
-                 vm->name);
-        return true;
-    }
-    if (w->reached) {
-        succeed(w);
-        return true;
-    }
-    if (vm->wanted.wish != WANTED_RUNNING) {
-        api_refuse(take_call(w), vm->name, "%s was stopped meanwhile", vm->name);
-        return true;
-    }
-    if (vm->launch)
-        return false;
-    if (vm->launch_failures != w->launch_failures) {
-        api_fail(take_call(w), vm->name, "launch", NULL, "%s can't be started: %s", vm->name, vm->reason ? vm->reason : "unknown");
-        return true;
-    }
-    if (vm->view == VIEW_UNRESPONSIVE) {
-        api_unresponsive(take_call(w), vm);
-        return true;
-    }
-    if (vm_is_lost(vm) || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN) || is_riddle(vm)) {
-        api_fail(take_call(w), vm->name, enum_to_string(&vm_view_names, vm->view), NULL, "%s: %s", vm->name, vm->reason ? vm->reason : "");
-        return true;
-    }
-    if (there && ((vm->presence == PRESENCE_SHIM && on_its_way_out(vm)) || vm->presence == PRESENCE_GONE)) {
-        fail_with_exit(w);
-        return true;
-    }
-    return false;
+    end_consume(w, &v);
+    return true;
 }
 
 static bool check_stopped(struct waiter *w)
@@ -214,18 +263,13 @@ static bool check(struct waiter *w)
     return false;
 }
 
-void wait_begin_consume(struct vm *vm, struct varlink_call *call, const struct wait_for *what)
+static struct waiter *waiter_new(struct vm *vm, const struct wait_for *what)
 {
-    struct ev_loop *ev = loop_ev(vm->manager->loop);
     struct waiter *w = calloc(1, sizeof(*w));
 
-    if (!w) {
-        json_decref(what->reply);
-        api_fail_memory(call);
-        return;
-    }
+    if (!w)
+        return NULL;
     w->vm = vm;
-    w->call = call;
     w->what = *what;
     w->launch_failures = vm->launch_failures;
     ev_timer_init(&w->timeout, on_timeout, 0., 0.);
@@ -234,6 +278,35 @@ void wait_begin_consume(struct vm *vm, struct varlink_call *call, const struct w
     if (w->next)
         w->next->prev_next = &w->next;
     vm->waiters = w;
+    return w;
+}
+
+void wait_begin_told(struct vm *vm, const struct wait_for *what, void (*told)(void *arg, struct vm *vm, const struct err *err), void *arg)
+{
+    struct waiter *w = waiter_new(vm, what);
+    struct err err = ERR_INIT;
+
+    if (!w) {
+        err_set(&err, ENOMEM, "no-memory", "out of memory");
+        told(arg, vm, &err);
+        return;
+    }
+    w->told = told;
+    w->told_arg = arg;
+    check(w);
+}
+
+void wait_begin_consume(struct vm *vm, struct varlink_call *call, const struct wait_for *what)
+{
+    struct ev_loop *ev = loop_ev(vm->manager->loop);
+    struct waiter *w = waiter_new(vm, what);
+
+    if (!w) {
+        json_decref(what->reply);
+        api_fail_memory(call);
+        return;
+    }
+    w->call = call;
     varlink_call_on_gone(call, on_gone, w);
     if (check(w) || what->timeout_ms == 0)
         return;
@@ -256,7 +329,7 @@ void waiters_progress(struct vm *vm, const char *text)
         next = w->next;
         if (w->what.kind != WAIT_STARTED && w->what.kind != WAIT_STOPPED)
             continue;
-        if (varlink_call_wants_more(w->call))
+        if (w->call && varlink_call_wants_more(w->call))
             varlink_call_continue_consume(w->call, json_pack("{s:o}", "progress", json_text(text)));
     }
 }
@@ -281,12 +354,28 @@ void waiters_delete_failed(struct vm *vm, const char *text)
 
 void waiters_forgotten(struct vm *vm)
 {
-    while (vm->waiters)
-        api_no_such_vm(take_call(vm->waiters), vm->name);
+    while (vm->waiters) {
+        struct verdict v = { .kind = WAIT_ON };
+
+        if (!vm->waiters->told) {
+            api_no_such_vm(take_call(vm->waiters), vm->name);
+            continue;
+        }
+        conclude(&v, true, "deleted", "%s was deleted meanwhile", vm->name);
+        end_consume(vm->waiters, &v);
+    }
 }
 
 void waiters_drop(struct vm *vm)
 {
-    while (vm->waiters)
-        waiter_free(vm->waiters);
+    while (vm->waiters) {
+        struct verdict v = { .kind = WAIT_ON };
+
+        if (!vm->waiters->told) {
+            waiter_free(vm->waiters);
+            continue;
+        }
+        conclude(&v, false, "stopping", "the manager ends");
+        end_consume(vm->waiters, &v);
+    }
 }

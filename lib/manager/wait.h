@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "lib/base/err.h"
 #include "lib/base/json.h"
 #include "lib/manager/vm.h"
 
@@ -27,11 +28,16 @@ struct wait_for {
     bool resumed;        /* WAIT_STARTED: paused is not enough */
     bool killed;         /* WAIT_STOPPED: by a signal, so that an orphan, too, may be expected to end */
     uint64_t timeout_ms; /* 0: none */
-    json_t *reply;       /* WAIT_APPLIED: consumed */
+    json_t *reply;       /* WAIT_APPLIED: the answer; WAIT_STARTED: what is in it besides the VM. Consumed, may be NULL */
+    bool restored;       /* WAIT_STARTED: from a snapshot, for the words when it fails */
 };
 
 /* Owns the call from here on; may answer it at once. */
 void wait_begin_consume(struct vm *vm, struct varlink_call *call, const struct wait_for *what);
+
+/* The same for somebody of ours instead of a client, WAIT_STARTED alone: `told` is called once, perhaps at once, with err NULL when the
+ * VM runs. */
+void wait_begin_told(struct vm *vm, const struct wait_for *what, void (*told)(void *arg, struct vm *vm, const struct err *err), void *arg);
 
 /* Something has changed: answers those that are there. */
 void waiters_check(struct vm *vm);

@@ -13,7 +13,8 @@ struct wish_job {
     struct job job;
     struct vm *vm;
     uint32_t write;
-    struct wish_change before; /* what is to come back when the write fails; keep: nothing */
+    bool keep;
+    struct wanted before; /* unless `keep`: what is to come back when the write fails; seen and seen_boot aren't in it */
     char *text;
     size_t len;
     int r;
@@ -29,17 +30,25 @@ static void run(struct job *job)
     FAILPOINT("manager.after-wanted-write");
 }
 
-static void put_back(struct vm *vm, const struct wish_change *before)
+/* Leaves in *from what was in *to. */
+static void exchange(struct wanted *to, struct wanted *from)
 {
-    vm->wanted.wish = before->wish;
-    vm->wanted.from = before->from;
-    vm->wanted.force = before->force;
-    vm->wanted.timeout_ms = before->timeout_ms;
-    vm->wanted.deleting = before->deleting;
-    vm->wanted.purge = before->purge;
+    struct wanted was = *to;
+
+    to->wish = from->wish;
+    to->from = from->from;
+    to->force = from->force;
+    to->timeout_ms = from->timeout_ms;
+    to->deleting = from->deleting;
+    to->purge = from->purge;
+    to->restore = from->restore;
+    was.seen = 0;
+    was.seen_boot = NULL;
+    *from = was;
 }
 
-static void finished(struct vm *vm, uint32_t write, int r, const struct wish_change *before)
+/* `before` NULL: what is in memory stays. */
+static void finished(struct vm *vm, uint32_t write, int r, struct wanted *before)
 {
     vm->write_done = write;
     if (r >= 0) {
@@ -47,10 +56,10 @@ static void finished(struct vm *vm, uint32_t write, int r, const struct wish_cha
         vm->unsaved = false;
     } else {
         log_vm_error(vm->name, "can't write %s/%s/%s/%s: %s", vm->manager->dirs.state, FOLDER_VMS, vm->name, FILE_WANTED, strerror(-r));
-        if (before->keep)
+        if (!before)
             vm->unsaved = true;
         else if (write == vm->write_issued)
-            put_back(vm, before);
+            exchange(&vm->wanted, before);
     }
     vm_changed(vm);
 }
@@ -60,13 +69,15 @@ static void done(struct job *job)
     struct wish_job *w = container_of(job, struct wish_job, job);
 
     if (!w->vm->gone_from_registry)
-        finished(w->vm, w->write, w->r, &w->before);
+        finished(w->vm, w->write, w->r, w->keep ? NULL : &w->before);
     vm_unref(w->vm);
+    wanted_clear(&w->before);
     free(w->text);
     free(w);
 }
 
-static int queue(struct vm *vm, uint32_t write, const struct wish_change *before)
+/* `before` is taken on success, as in the two functions below; NULL: the wish stays in force whatever becomes of the write. */
+static int queue(struct vm *vm, uint32_t write, struct wanted *before)
 {
     auto_json json_t *json = NULL;
     struct wish_job *w = calloc(1, sizeof(*w));
@@ -85,12 +96,16 @@ static int queue(struct vm *vm, uint32_t write, const struct wish_change *before
     w->job.done = done;
     w->vm = vm_ref(vm);
     w->write = write;
-    w->before = *before;
+    w->keep = !before;
+    if (before) {
+        w->before = *before;
+        *before = (struct wanted){ 0 };
+    }
     worker_add(vm->manager->writer, &w->job);
     return 0;
 }
 
-static uint32_t save(struct vm *vm, const struct wish_change *before)
+static uint32_t save(struct vm *vm, struct wanted *before)
 {
     uint32_t write = ++vm->write_issued;
     int r;
@@ -104,18 +119,30 @@ static uint32_t save(struct vm *vm, const struct wish_change *before)
 
 uint32_t wish_change(struct vm *vm, const struct wish_change *change)
 {
-    const struct wish_change before = {
-        .wish = vm->wanted.wish,
-        .from = vm->wanted.from,
-        .force = vm->wanted.force,
-        .timeout_ms = vm->wanted.timeout_ms,
-        .deleting = vm->wanted.deleting,
-        .purge = vm->wanted.purge,
-        .keep = change->keep,
+    auto_wanted struct wanted wanted = {
+        .wish = change->wish,
+        .from = change->from,
+        .force = change->force,
+        .timeout_ms = change->timeout_ms,
+        .deleting = change->deleting,
+        .purge = change->purge,
     };
 
-    put_back(vm, change);
-    return save(vm, &before);
+    if (wanted_restore_set(&wanted.restore, change->restore) < 0) {
+        vm->write_done = ++vm->write_issued;
+        vm_changed(vm);
+        return vm->write_issued;
+    }
+    exchange(&vm->wanted, &wanted);
+    return save(vm, change->keep ? NULL : &wanted);
+}
+
+void wish_begin_at(struct vm *vm, uint64_t from)
+{
+    struct wanted_restore restore = vm->wanted.restore;
+
+    restore.from = from;
+    wish_change(vm, &(struct wish_change){ .wish = WANTED_RUNNING, .from = from, .restore = restore.vm ? &restore : NULL, .keep = true });
 }
 
 int wish_written(const struct vm *vm, uint32_t write)
@@ -134,7 +161,28 @@ void wish_note_incarnation(struct vm *vm)
     if (str_set(&vm->wanted.seen_boot, boot_id) < 0)
         return;
     vm->wanted.seen = vm->incarnation;
-    save(vm, &(struct wish_change){ .keep = true });
+    save(vm, NULL);
+}
+
+bool wish_restore_is_due(const struct vm *vm)
+{
+    return vm->wanted.restore.vm && vm->wanted.wish == WANTED_RUNNING && vm->incarnation < vm->wanted.restore.from;
+}
+
+bool wish_restore_is_open(const struct vm *vm)
+{
+    return vm->wanted.restore.vm && vm->wanted.wish == WANTED_RUNNING && vm->incarnation == vm->wanted.restore.from;
+}
+
+void wish_note_state(struct vm *vm, uint64_t incarnation, enum vm_state state)
+{
+    bool ran = state == STATE_RUNNING || state == STATE_PAUSED || state == STATE_BACKOFF;
+
+    /* A later life is one that the shim began by itself after this one: it does so only when the guest had run. */
+    if (!vm->wanted.restore.vm || incarnation < vm->wanted.restore.from || (incarnation == vm->wanted.restore.from && !ran))
+        return;
+    wanted_restore_clear(&vm->wanted.restore);
+    save(vm, NULL);
 }
 
 void wish_adopt(struct vm *vm, uint64_t incarnation)

@@ -9,6 +9,8 @@ START_TEST(missing)
     ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
     ck_assert_ptr_null(config.group);
     ck_assert_uint_eq(config.start_interval, 0);
+    ck_assert_int_eq(config.restore.mode, RESTORE_MODE_DEFAULT);
+    ck_assert(config.restore.prefetch);
     ck_assert_int_eq(host_config_read("/nonexistent", &config, NULL), 0);
 }
 END_TEST
@@ -17,13 +19,15 @@ START_TEST(full)
 {
     struct host_config config = { 0 };
 
-    fixture_write("holdfast.json",
-                  "{\"group\": \"staff\", \"log_level\": \"debug\", \"qemu_user\": \"vm\", \"start_interval\": \"250ms\"}");
+    fixture_write("holdfast.json", "{\"group\": \"staff\", \"log_level\": \"debug\", \"qemu_user\": \"vm\", \"start_interval\": \"250ms\", "
+                                   "\"restore\": {\"mode\": \"eager\", \"prefetch\": false}}");
     ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
     ck_assert_str_eq(config.group, "staff");
     ck_assert_str_eq(config.log_level, "debug");
     ck_assert_str_eq(config.qemu_user, "vm");
     ck_assert_uint_eq(config.start_interval, 250);
+    ck_assert_int_eq(config.restore.mode, RESTORE_EAGER);
+    ck_assert(!config.restore.prefetch);
     host_config_clear(&config);
 }
 END_TEST
@@ -34,6 +38,9 @@ static const struct {
     { "{\"groups\": \"staff\"}", "/groups" },
     { "{\"log_level\": \"loud\"}", "/log_level" },
     { "{\"start_interval\": 5}", "/start_interval" },
+    { "{\"restore\": {\"mode\": \"magic\"}}", "/restore/mode" },
+    { "{\"restore\": {\"prefetch\": 1}}", "/restore/prefetch" },
+    { "{\"restore\": {\"lazy\": true}}", "/restore/lazy" },
     { "{\n\"group\": }", "line 2" },
 };
 
