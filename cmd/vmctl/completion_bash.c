@@ -18,6 +18,9 @@ static void bash_verb(const struct verb *v)
         [TAKES_NOTHING] = "",
         [TAKES_VMS] = "take=vms",
         [TAKES_ONE_VM] = "((n == 0)) && take=vms",
+        [TAKES_SNAPSHOTS] = "take=snapshots",
+        [TAKES_ONE_SNAPSHOT] = "((n == 0)) && take=snapshots",
+        [TAKES_VM_AND_SNAPSHOT] = "((n == 0)) && take=vms; ((n == 1)) && take=snapshots",
         [TAKES_FILES] = "take=files",
         [TAKES_SHELL] = "words+=' bash zsh fish'",
         [TAKES_VERB] = "words+=\" $verbs\"",
@@ -84,6 +87,8 @@ void completion_bash(void)
     printf("    esac\n"
            "    if [[ $take == vms && $cur != -* ]]; then\n"
            "        words=$(vmctl list -q 2>/dev/null)\n"
+           "    elif [[ $take == snapshots && $cur != -* ]]; then\n"
+           "        words=$(vmctl snapshot list -q 2>/dev/null)\n"
            "    elif [[ $take == files && $cur != -* ]]; then\n"
            "        compopt -o default 2>/dev/null\n"
            "        return\n"

@@ -74,7 +74,7 @@ static void print_all(const char *family)
     print_verbs(NULL);
     printf("\nOptions of every verb:\n");
     print_flags(global_flags);
-    printf("\nExit status: 0 done, 1 failed, 2 usage, 3 no such VM, 4 manager unreachable, 5 timed out, 6 refused\n"
+    printf("\nExit status: 0 done, 1 failed, 2 usage, 3 not there, 4 manager unreachable, 5 timed out, 6 refused\n"
            "More on each: vmctl VERB --help\n");
     print_examples("vmctl apply web.json\nvmctl list\nvmctl console web");
 }

@@ -2,6 +2,7 @@
 #include "cmd/vmctl/names.h"
 #include "cmd/vmctl/output.h"
 #include "cmd/vmctl/verbs.h"
+#include "cmd/vmctl/vm_memory.h"
 #include "cmd/vmctl/vm_view.h"
 #include "lib/base/json.h"
 
@@ -24,6 +25,7 @@ static enum outcome run(const struct invocation *in)
         if (one != OUTCOME_DONE)
             continue;
         vm_view_complete(json_object_get(reply, "vm"));
+        vm_memory_add(client, json_object_get(reply, "vm"));
         if (in->json)
             json_array_append(all, json_object_get(reply, "vm"));
         else

@@ -48,6 +48,24 @@ static unsigned min3(unsigned a, unsigned b, unsigned c)
     return m < c ? m : c;
 }
 
+const char *text_bytes(uint64_t bytes, char buf[BYTES_MAX])
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+    uint64_t whole = bytes, tenths = 0;
+    size_t unit = 0;
+
+    while (whole >= 1024 && unit + 1 < ARRAY_LEN(units)) {
+        tenths = whole % 1024 * 10 / 1024;
+        whole /= 1024;
+        unit++;
+    }
+    if (whole < 10 && tenths > 0)
+        snprintf(buf, BYTES_MAX, "%" PRIu64 ".%" PRIu64 " %s", whole, tenths, units[unit]);
+    else
+        snprintf(buf, BYTES_MAX, "%" PRIu64 " %s", whole, units[unit]);
+    return buf;
+}
+
 /* Optimal string alignment distance, three rows at a time. */
 unsigned text_distance(const char *a, const char *b)
 {

@@ -33,9 +33,9 @@ struct invocation {
     bool json, quiet, no_color, help, version;
 
     /* of some verbs */
-    bool all, force, purge, no_wait, follow, qemu, shim, console, exit_on_eof, more;
-    const char *signal, *condition, *escape, *boot;
-    int64_t timeout_ms, since, lines, backlog;
+    bool all, force, purge, no_wait, follow, qemu, shim, console, exit_on_eof, more, standing;
+    const char *signal, *condition, *escape, *boot, *mode, *pattern;
+    int64_t timeout_ms, since, lines, backlog, count;
 };
 
 enum flag_kind {
@@ -80,13 +80,28 @@ struct flag {
     {                                                                                                        \
         "since", 0, FLAG_NUMBER, "N", "only events after number N", offsetof(struct invocation, since), NULL \
     }
+#define FLAG_MODE                                                                                                             \
+    {                                                                                                                         \
+        "mode", 0, FLAG_TEXT, "MODE", "lazy, mapped or eager (as the host is configured)", offsetof(struct invocation, mode), \
+            "lazy mapped eager"                                                                                               \
+    }
 #define FLAGS_END                              \
     {                                          \
         NULL, 0, FLAG_SET, NULL, NULL, 0, NULL \
     }
 
 /* What completion offers for the arguments. */
-enum verb_takes { TAKES_NOTHING, TAKES_VMS, TAKES_ONE_VM, TAKES_FILES, TAKES_SHELL, TAKES_VERB };
+enum verb_takes {
+    TAKES_NOTHING,
+    TAKES_VMS,
+    TAKES_ONE_VM,
+    TAKES_SNAPSHOTS,
+    TAKES_ONE_SNAPSHOT,
+    TAKES_VM_AND_SNAPSHOT,
+    TAKES_FILES,
+    TAKES_SHELL,
+    TAKES_VERB
+};
 
 enum { ARGS_ANY = 1 << 20 };
 

@@ -3,6 +3,7 @@
 #include "cmd/vmctl/output.h"
 #include "cmd/vmctl/table.h"
 #include "cmd/vmctl/text.h"
+#include "cmd/vmctl/vm_memory.h"
 #include "lib/base/util.h"
 #include "proto/exit.h"
 #include "proto/states.h"
@@ -158,6 +159,7 @@ void vm_view_detail(const struct invocation *in, const json_t *vm, const json_t 
                         : streq(color, "red")   ? "\033[31m"
                         : streq(color, "cyan")  ? "\033[36m"
                                                 : "\033[33m";
+    auto_free char *memory = vm_memory_words(vm);
     char uptime[ELAPSED_MAX];
     bool alive = member_int(vm, "qemu_pid") > 0;
 
@@ -173,6 +175,7 @@ void vm_view_detail(const struct invocation *in, const json_t *vm, const json_t 
     line_int("restarts", member_int(vm, "restarts"));
     line_pid("qemu", vm, "qemu_pid");
     line_pid("shim", vm, "shim_pid");
+    vm_view_line("memory", memory);
     line_last_exit(vm);
     for (size_t i = 0; i < ARRAY_LEN(path_labels); i++)
         vm_view_line(path_labels[i], member_text(paths, path_labels[i]));

@@ -69,6 +69,23 @@ class Verbs(VmctlCase):
             self.assertLessEqual(LIST_KEYS, set(one))
         self.assertEqual(self.expect(0, "list", "-q").stdout, "web\ndb\n")
 
+    def test_progress_of_a_snapshot(self):
+        taken = {"vm": "web", "name": "before", "id": "0", "live": True, "pause_us": 9000, "ram_size": 1 << 29, "present": 1 << 28, "disk": 0,
+                 "working_set": False, "in_use_by": []}
+
+        def create(p, c):
+            c.more({"progress": {"phase": "copying memory", "done": 1 << 27, "total": 1 << 28}})
+            return {"snapshot": taken}
+        self.manager(SnapshotCreate=create)
+        terminal = self.terminal("snapshot", "create", "web", "before", columns=120)
+        self.addCleanup(terminal.close)
+        text, code = terminal.finish()
+        self.assertEqual(code, 0)
+        self.assertIn("snapshot of web: copying memory [##########..........] 50 % (128 MiB of 256 MiB), 0.0 s", text)
+        self.assertTrue(text.rstrip("\r\n").split("\x1b[K")[-1].startswith("web/before: taken"), text)
+        self.expect(0, "snapshot", "create", "web", "before", err="", out="web/before: taken (256 MiB of 512 MiB of memory")
+        self.assertEqual(json.loads(self.expect(0, "snapshot", "create", "web", "--json").stdout), {**taken, "created": None, "damaged": None})
+
     def test_empty_list(self):
         self.vms = {}
         self.manager()
