@@ -227,6 +227,6 @@ int ram_source_store_working_set(const struct vm *vm, struct ram_source *source,
         r = working_set_encode(&set, &data, &len);
     }
     if (r >= 0)
-        r = file_write(dir, FILE_WORKING_SET, data, len, 0640, FILE_ATOMIC);
+        r = file_write(dir, FILE_WORKING_SET, data, len, 0600, FILE_ATOMIC);
     return r < 0 ? err_set_errno(err, -r, "no-working-set", "can't write %s/%s", source->state.folder, FILE_WORKING_SET) : 0;
 }

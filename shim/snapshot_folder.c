@@ -16,7 +16,8 @@
 
 #define FILE_PENDING "snapshot.pending"
 
-enum { FOLDER_MODE = 0750, FILE_MODE = 0640, PENDING_MAX = 16 * 1024 };
+/* A guest's memory holds its secrets: nobody else's to read, not even who may manage. */
+enum { FOLDER_MODE = 0700, FILE_MODE = 0600, PENDING_MAX = 16 * 1024 };
 
 static int make_id(char **ret)
 {
@@ -116,7 +117,7 @@ static int write_record(struct snapshot_job *job)
 /* What is published is never written again. */
 static int finish_files(const struct snapshot_job *job)
 {
-    if (fsync(job->state_fd) < 0 || fchmod(job->state_fd, FILE_MODE & 0440) < 0 || fchmod(job->memory_fd, FILE_MODE & 0440) < 0 ||
+    if (fsync(job->state_fd) < 0 || fchmod(job->state_fd, FILE_MODE & 0444) < 0 || fchmod(job->memory_fd, FILE_MODE & 0444) < 0 ||
         fsync(job->memory_fd) < 0 || fsync(job->dir) < 0)
         return -errno;
     return 0;

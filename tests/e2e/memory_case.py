@@ -106,6 +106,14 @@ class MemoryHost(Host):
         return os.path.join(self.dirs["state"], "snapshots", vm, snapshot)
 
     def record(self, vm, snapshot):
+        """With sizes as numbers: on disk they are texts ("128M")."""
+        record = self.record_on_disk(vm, snapshot)
+        for key in ("ram_size", "state_size"):
+            number, unit = re.fullmatch(r"(\d+)([KMGT]?)", record[key]).groups()
+            record[key] = int(number) << 10 * " KMGT".index(unit or " ")
+        return record
+
+    def record_on_disk(self, vm, snapshot):
         with open(os.path.join(self.folder(vm, snapshot), "snapshot.json")) as f:
             return json.load(f)
 
@@ -124,7 +132,7 @@ class MemoryHost(Host):
         return self.folder(vm, name)
 
     def edit_record(self, vm, snapshot, edit):
-        record = self.record(vm, snapshot)
+        record = self.record_on_disk(vm, snapshot)
         edit(record)
         with open(os.path.join(self.folder(vm, snapshot), "snapshot.json"), "w") as f:
             json.dump(record, f)

@@ -47,9 +47,8 @@ class Modes(MemoryTest):
         """A snapshot is how one start begins, not what the VM is."""
         self.restore("later")
         self.host.wait_checked("later", 0)
-        since = self.host.mark("later")
         self.host.vmctl("restart", "later")
-        self.host.wait_said("later", "holdfast-guest: ready", since)
+        self.host.wait_said("later", "holdfast-guest: ready")  # in the log of a boot, which begins anew with each
         self.assertEqual(self.host.memory("later")["mode"], "plain")
         self.assertFalse(self.host.vm("later")["changed"], "a restore is no change of what the VM is")
 
@@ -57,9 +56,8 @@ class Modes(MemoryTest):
         """The policy's restart finds no snapshot in the plan either."""
         self.restore("crash")
         self.host.wait_checked("crash", 0)
-        since = self.host.mark("crash")
         os.kill(self.host.vm("crash")["qemu_pid"], signal.SIGKILL)
-        self.host.wait_said("crash", "holdfast-guest: ready", since)
+        self.host.wait_said("crash", "holdfast-guest: ready")
 
     def test_into_the_same_vm(self):
         self.host.vmctl("start", "base")
@@ -109,6 +107,8 @@ class Modes(MemoryTest):
         self.addCleanup(self.host.configure)
         self.addCleanup(self.drop, "base/plain")
         self.host.copy_snapshot("base", "one", "plain")
+        with contextlib.suppress(FileNotFoundError):  # what an earlier restore of the original has learned
+            os.unlink(os.path.join(self.host.folder("base", "plain"), "working-set"))
         self.host.configure(prefetch=False)
         self.restore("slow", "base/plain", mode="lazy")
         self.assertRestored("slow", "lazy")

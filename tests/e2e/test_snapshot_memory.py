@@ -60,7 +60,7 @@ class Snapshots(MemoryTest):
         for file in ("snapshot.json", "memory.raw", "memory.index", "device.state"):
             self.assertEqual(os.stat(os.path.join(folder, file)).st_mode & 0o077, 0, f"{file}: memory is nobody else's to read")
         told = self.host.snapshots("base")["base/s"]
-        self.assertEqual((told["ram_size"], told["present"], told["pause_us"], told["damaged"] or None),
+        self.assertEqual((told["ram_size"], told["present"], told["pause_us"], told.get("damaged")),
                          (record["ram_size"], record["present_pages"] * PAGE, record["pause_us"], None))
         listed = json.loads(self.host.vmctl("snapshot", "list", "base", "--json").stdout)
         self.assertEqual([(s["vm"], s["name"]) for s in listed], [("base", "s")])

@@ -33,7 +33,7 @@ START_TEST(reads_a_real_plan)
     ck_assert_uint_eq(hardware.memory, UINT64_C(2) << 30);
     ck_assert_str_eq(hardware.qemu_version, "7.2.22");
     auto_free char *devices = devices_of(&hardware);
-    ck_assert_str_eq(devices, "virtio-rng-pci@0x1.0 vhost-vsock-pci@0x2.0 pvpanic virtio-net-pci@0x4.0 "
+    ck_assert_str_eq(devices, "virtio-rng-pci@0x1.0 vhost-vsock-pci@0x2.0 pvpanic vmgenid virtio-net-pci@0x4.0 "
                               "virtio-blk-pci@0x10.0 virtio-blk-pci@0x10.1");
     ck_assert_int_eq(hardware_fits(&hardware, &hardware, NULL), 0);
 }
