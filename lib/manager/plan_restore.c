@@ -6,6 +6,7 @@
 #include "lib/manager/snapshot_verify.h"
 #include "lib/manager/snapshots.h"
 #include "lib/manager/state.h"
+#include "lib/qemu/capabilities.h"
 #include "lib/qemu/hardware.h"
 
 int plan_restore_mode(int mode)
@@ -39,6 +40,18 @@ static int read_sound(const struct manager *m, const struct wanted_restore *rest
     *ret_info = info;
     info = (struct snapshot_info){ 0 };
     return 0;
+}
+
+int plan_restore_machine(const struct manager *m, const struct wanted_restore *restore, struct qemu_capabilities *capabilities)
+{
+    auto_snapshot_info struct snapshot_info info = { 0 };
+    const char *machine;
+
+    /* What is wrong with it plan_restore() says. */
+    if (snapshots_read(m->snapshots_fd, restore->vm, restore->snapshot, &info) < 0 || info.damaged)
+        return 0;
+    machine = info.found.hardware.machine;
+    return machine && qemu_capabilities_has_machine(capabilities, machine) ? str_set(&capabilities->machine, machine) : 0;
 }
 
 int plan_restore(const struct manager *m, const struct wanted_restore *restore, const char *qemu_version, struct plan *plan,

@@ -240,7 +240,10 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
     r = qemu_cache_get(p->vm->manager->qemus, p->qemu_path, &capabilities, &p->err);
     if (r < 0)
         return r;
-    r = resolve(p, spec, &capabilities, &plan);
+    if (p->restore.vm)
+        r = plan_restore_machine(p->vm->manager, &p->restore, &capabilities);
+    if (r >= 0)
+        r = resolve(p, spec, &capabilities, &plan);
     if (r >= 0 && p->restore.vm)
         r = plan_restore(p->vm->manager, &p->restore, capabilities.version, &plan, &p->err);
     if (r >= 0 && (p->use & PLAN_LAUNCH) && p->restore.vm && plan.restore.mode != p->restore.mode)

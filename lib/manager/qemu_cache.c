@@ -80,7 +80,8 @@ static int copy(const struct entry *e, struct qemu_capabilities *ret_capabilitie
 {
     struct qemu_capabilities copied = { 0 };
 
-    if (str_set(&copied.version, e->capabilities.version) < 0 || str_set(&copied.machine, e->capabilities.machine) < 0) {
+    if (str_set(&copied.version, e->capabilities.version) < 0 || str_set(&copied.machine, e->capabilities.machine) < 0 ||
+        str_set(&copied.machines, e->capabilities.machines) < 0) {
         qemu_capabilities_clear(&copied);
         return -ENOMEM;
     }

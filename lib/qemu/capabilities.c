@@ -60,9 +60,34 @@ static int parse_alias(const char *text, const char *family, char **ret)
     return -EINVAL;
 }
 
+/* Every line's first word that begins as `machine` does up to its version. */
+static int list_family(const char *text, const char *machine, char **ret)
+{
+    size_t prefix = (size_t)(strrchr(machine, '-') + 1 - machine);
+    auto_free char *list = strdup(" ");
+
+    for (const char *line = text; list && *line;) {
+        const char *end = strchrnul(line, '\n');
+
+        if (strncmp(line, machine, prefix) == 0) {
+            char *longer = NULL;
+
+            if (str_format(&longer, "%s%.*s ", list, (int)word_len(line), line) < 0)
+                return -ENOMEM;
+            free(list);
+            list = longer;
+        }
+        line = *end ? end + 1 : end;
+    }
+    if (!list)
+        return -ENOMEM;
+    *ret = steal_ptr(&list);
+    return 0;
+}
+
 int qemu_capabilities_parse(const char *version_text, const char *machine_text, struct qemu_capabilities *ret, struct err *err)
 {
-    auto_free char *version = NULL, *machine = NULL;
+    auto_free char *version = NULL, *machine = NULL, *machines = NULL;
 
     int r = parse_version(version_text, &version);
     if (r == -EINVAL)
@@ -76,14 +101,27 @@ int qemu_capabilities_parse(const char *version_text, const char *machine_text, 
         return err_set(err, EINVAL, "no-machine", "QEMU %s offers no versioned q35 or virt machine", version);
     if (r < 0)
         return r;
-    *ret = (struct qemu_capabilities){ .version = steal_ptr(&version), .machine = steal_ptr(&machine) };
+    if (strrchr(machine, '-')) {
+        r = list_family(machine_text, machine, &machines);
+        if (r < 0)
+            return r;
+    }
+    *ret = (struct qemu_capabilities){ steal_ptr(&version), steal_ptr(&machine), steal_ptr(&machines) };
     return 0;
+}
+
+bool qemu_capabilities_has_machine(const struct qemu_capabilities *c, const char *machine)
+{
+    auto_free char *word = NULL;
+
+    return c->machines && str_format(&word, " %s ", machine) >= 0 && strstr(c->machines, word);
 }
 
 void qemu_capabilities_clear(struct qemu_capabilities *c)
 {
     free(c->version);
     free(c->machine);
+    free(c->machines);
     *c = (struct qemu_capabilities){ 0 };
 }
 

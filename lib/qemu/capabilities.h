@@ -6,12 +6,15 @@
 #include "lib/base/err.h"
 
 struct qemu_capabilities {
-    char *version; /* "7.2.22" */
-    char *machine; /* versioned default for us: "pc-q35-7.2" on x86_64, "virt-7.2" on aarch64 */
+    char *version;  /* "7.2.22" */
+    char *machine;  /* versioned default for us: "pc-q35-7.2" on x86_64, "virt-7.2" on aarch64 */
+    char *machines; /* all of that family, each with a space in front and behind; may be NULL */
 };
 
 /* From the output of `-version` and `-machine help`. -EINVAL when either isn't QEMU's. */
 int qemu_capabilities_parse(const char *version_text, const char *machine_text, struct qemu_capabilities *ret, struct err *err);
+/* Whether it can be a machine of that name, one of the default's family: what was saved from an older QEMU needs the older machine. */
+bool qemu_capabilities_has_machine(const struct qemu_capabilities *c, const char *machine);
 void qemu_capabilities_clear(struct qemu_capabilities *c);
 
 /* /dev/kvm that opens is not a KVM that works: true when `cpuinfo` (the text of /proc/cpuinfo) has vmx or svm (x86), and the

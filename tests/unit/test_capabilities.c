@@ -24,6 +24,9 @@ START_TEST(x86)
     struct qemu_capabilities c = { 0 };
 
     ck_assert_int_eq(qemu_capabilities_parse(version_text, x86_machines, &c, NULL), 0);
+    ck_assert(qemu_capabilities_has_machine(&c, c.machine));
+    ck_assert(!qemu_capabilities_has_machine(&c, "pc-q35-9.9"));
+    ck_assert(!qemu_capabilities_has_machine(&c, "q35"));
     ck_assert_str_eq(c.version, "7.2.22");
     ck_assert_str_eq(c.machine, "pc-q35-7.2");
     qemu_capabilities_clear(&c);
