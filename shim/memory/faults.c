@@ -406,6 +406,8 @@ static int let_go(struct faults *f)
         r = 0;
     else if (r < 0)
         return r;
+    /* The kernel does that for missing pages alone. Who waits to write to a page whose fault a predecessor had read would wait for ever. */
+    (void)uffd_wake(f->config.uffd, f->config.addr, f->config.len);
     stop(f);
     atomic_store(&f->modes, 0);
     return drain(f);

@@ -284,6 +284,32 @@ START_TEST(handlers_change_under_load)
 }
 END_TEST
 
+static void *write_word(void *arg)
+{
+    ((volatile uint64_t *)guest.map)[512] = 2;
+    return NULL;
+}
+
+/* Dead in the middle of a snapshot: the fault was read, and nobody knows of it any more. Whoever lets go lets the guest write. */
+START_TEST(write_that_a_predecessor_read)
+{
+    struct pollfd pollfd = { .fd = guest.uffd, .events = POLLIN };
+    struct uffd_msg message;
+    pthread_t thread;
+
+    ((volatile uint64_t *)guest.map)[512] = 1;
+    ck_assert_int_eq(uffd_register(guest.uffd, guest_addr(&guest), guest.size, WP), 0);
+    ck_assert_int_eq(uffd_protect(guest.uffd, guest_addr(&guest), guest.size, true), 0);
+    ck_assert_int_eq(pthread_create(&thread, NULL, write_word, NULL), 0);
+    ck_assert_int_eq(poll(&pollfd, 1, FIXTURE_DEADLINE_MS), 1);
+    ck_assert_int_eq(read(guest.uffd, &message, sizeof(message)), sizeof(message));
+    make(NULL);
+    ck_assert_int_eq(faults_unwatch(faults, MISSING | WP), 0);
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
+    ck_assert_uint_eq(((volatile uint64_t *)guest.map)[512], 2);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_add_checked_fixture(tc, setup, teardown);
@@ -295,6 +321,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, failed_at_once);
     tcase_add_test(tc, failed_for_good);
     tcase_add_test(tc, batch_of_a_predecessor);
+    tcase_add_test(tc, write_that_a_predecessor_read);
     tcase_add_test(tc, let_go_under_a_balloon);
     tcase_add_test(tc, handlers_change_under_load);
 }
