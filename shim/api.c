@@ -11,6 +11,7 @@
 #include "proto/interfaces.h"
 #include "proto/launch.h"
 #include "shim/health.h"
+#include "shim/snapshot.h"
 #include "shim/vm.h"
 
 #define IFACE "io.holdfast.Shim."
@@ -278,6 +279,20 @@ static void relay_qmp(struct vm *vm, struct varlink_call *call, const char *comm
     varlink_call_on_gone(call, on_relay_gone, relay);
 }
 
+/* Behind a snapshot's back it would not stand still as long as it has to, or be let run although it was paused. */
+static bool stands_still(struct varlink_call *call, const struct vm *vm)
+{
+    auto_free char *reason = NULL;
+
+    if (!snapshot_holds(vm))
+        return false;
+    (void)str_format(&reason, "%s stands still for a snapshot that is being made: try again when it is done", vm->plan.name);
+    varlink_call_error_consume(call, IFACE "WrongState",
+                               json_pack("{ss ss}", "state", enum_to_string(&vm_state_names, (int)vm->state), "reason",
+                                         reason ? reason : "a snapshot is being made"));
+    return true;
+}
+
 static void pause_vm(struct varlink_call *call, const json_t *parameters, void *userdata)
 {
     struct vm *vm = userdata;
@@ -286,7 +301,7 @@ static void pause_vm(struct varlink_call *call, const json_t *parameters, void *
         return;
     if (vm->state != STATE_RUNNING && vm->state != STATE_PAUSED)
         reply_wrong_state(call, vm, "paused");
-    else
+    else if (!stands_still(call, vm))
         relay_qmp(vm, call, "stop", NULL, false);
 }
 
@@ -298,7 +313,7 @@ static void resume_vm(struct varlink_call *call, const json_t *parameters, void 
         return;
     if (vm->state != STATE_RUNNING && vm->state != STATE_PAUSED)
         reply_wrong_state(call, vm, "resumed");
-    else
+    else if (!stands_still(call, vm))
         relay_qmp(vm, call, "cont", NULL, false);
 }
 
@@ -310,7 +325,7 @@ static void reset_vm(struct varlink_call *call, const json_t *parameters, void *
         return;
     if (vm->state != STATE_RUNNING && vm->state != STATE_PAUSED)
         reply_wrong_state(call, vm, "reset");
-    else
+    else if (!stands_still(call, vm))
         relay_qmp(vm, call, "system_reset", NULL, false);
 }
 

@@ -5,6 +5,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "shim/probe.h"
+#include "shim/snapshot.h"
 #include "shim/vm.h"
 
 struct watch {
@@ -94,6 +95,8 @@ static void result(struct watch *w, const char *why)
     struct health *h = w->vm->health;
     bool starting = !w->green && clock_mono_us() - h->began_us < w->probe->start_period_ms * 1000;
 
+    if (why && snapshot_holds(w->vm)) /* a guest that stands still for a snapshot can't answer */
+        return;
     w->last_at = clock_real_us();
     w->last_well = why == NULL;
     w->why[0] = '\0';

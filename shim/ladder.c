@@ -7,6 +7,7 @@
 #include "lib/base/failpoint.h"
 #include "lib/base/log.h"
 #include "shim/agent_call.h"
+#include "shim/snapshot.h"
 #include "shim/vm.h"
 
 /* For a monitor that was just connected, as after a replacement, to greet: a sound one does in milliseconds, a hung one never. */
@@ -159,6 +160,9 @@ static void stop_timers(struct vm *vm)
 
 void vm_ladder_begin(struct vm *vm)
 {
+    /* It would be of a guest that is let run to shut down. */
+    if (snapshot_holds(vm))
+        snapshot_cancel(vm);
     stop_timers(vm); /* libev's heap doesn't survive an active timer's being initialized */
     /* A SIGSTOPped QEMU can't hear anything. */
     (void)vm_signal(vm, SIGCONT);

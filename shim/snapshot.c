@@ -158,6 +158,7 @@ static void state_saved(struct snapshot_job *job)
         return;
     }
     if (!job->live || !job->was_running) {
+        job->held = !job->live; /* protected, it may be resumed at any time */
         copy(job);
         return;
     }

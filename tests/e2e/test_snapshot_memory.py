@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 from harness import HostTest, alive, gaps, main, wait_for
-from memory_case import LONG, MIB, PAGE, MemoryHost, MemoryTest, small_file_system
+from memory_case import LONG, MIB, PAGE, SHIM, MemoryHost, MemoryTest, small_file_system
 
 
 class Snapshots(MemoryTest):
@@ -46,6 +46,43 @@ class Snapshots(MemoryTest):
         self.assertGoesOn("base", since, before)
         self.restore("from-cold", "base/cold")
         self.assertRestored("from-cold")
+
+    def run_state(self, shim):
+        answer = shim.call(SHIM + "Qmp", {"command": "query-status"})
+        return answer["parameters"]["result"]["return"]["status"]
+
+    def test_nobody_lets_it_run_or_pauses_it_in_between(self):
+        """While a guest stands still for a cold snapshot; and one that was paused before."""
+        for paused in (False, True):
+            if paused:
+                self.host.vmctl("pause", "base")
+            name = f"still-{paused}"
+            self.addCleanup(self.drop, f"base/{name}")
+            incarnation = self.host.vm("base")["incarnation"]
+            with self.host.shim("base") as shim:
+                caller = self.background("snapshot", "create", "base", name, "--stop")
+                wait_for(lambda: self.run_state(shim) in ("finish-migrate", "postmigrate"), "its device state to be saved", 20, 0.001)
+                errors = [shim.call(SHIM + method, {"incarnation": incarnation}).get("error") for method in ("Pause", "Resume", "Reset")]
+            self.assertEqual(errors, [SHIM + "WrongState"] * 3)
+            self.assertEqual(caller.wait(60), 0)
+            self.assertEqual(self.host.vm("base")["state"], "paused" if paused else "running")
+        self.host.vmctl("resume", "base")
+        self.host.wait_checked("base", self.host.mark("base"))
+
+    def test_a_paused_one_that_is_resumed_and_paused_while_it_is_saved(self):
+        self.addCleanup(self.drop, "base/paused")
+        self.host.vmctl("pause", "base")
+        with self.host.shim("base") as shim:
+            caller = self.background("snapshot", "create", "base", "paused")
+            wait_for(lambda: self.run_state(shim) == "postmigrate", "its device state to be saved", 20, 0.001)
+            self.host.vmctl("resume", "base")
+            self.host.vmctl("pause", "base")
+            self.assertEqual(self.host.vm("base")["state"], "paused")
+            self.assertEqual(self.run_state(shim), "paused")
+        self.assertEqual(caller.wait(60), 0)
+        self.host.vmctl("resume", "base")
+        self.restore("from-paused", "base/paused")
+        self.assertRestored("from-paused")
 
     def test_record_and_files(self):
         self.create()
