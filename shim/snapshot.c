@@ -252,7 +252,7 @@ static void on_capabilities(void *arg, const struct qmp_result *r)
 /* What can be done before is: here the clock begins to count. */
 static void stop_guest(struct snapshot_job *job)
 {
-    int r = snapshot_pending_write(job);
+    int r = snapshot_pending_write(job, job->was_running);
 
     job->step = SNAPSHOT_STOP;
     if (r < 0) {
@@ -338,12 +338,14 @@ int snapshot_begin(struct vm *vm, const struct snapshot_request *request, const 
     if (r < 0) {
         err_from(err, r, "preparing the snapshot");
         snapshot_folder_remove(job);
+        snapshot_pending_remove(vm);
         snapshot_job_free(job);
         return r;
     }
     job->watcher = *watcher;
     vm->snapshot = job;
     vm_tell(vm, EVENT_SNAPSHOT, NULL, "snapshot %s begun", job->record.name);
+    FAILPOINT("shim.snapshot-begun");
     job->step = SNAPSHOT_LOOK;
     call(job, "query-status", NULL, on_look);
     return 0;

@@ -62,6 +62,10 @@ int snapshot_folder_make(struct snapshot_job *job, struct err *err)
 
     if (r < 0)
         return r;
+    /* First: what a shim that dies leaves is swept by nobody else while the VM lives. */
+    r = snapshot_pending_write(job, false);
+    if (r < 0)
+        return err_set_errno(err, -r, "no-record", "can't write down that a snapshot is under way");
     (void)dir_remove_tree(job->parent, job->tmp_name);
     if (mkdirat(job->parent, job->tmp_name, FOLDER_MODE) < 0)
         return err_set_errno(err, errno, "no-folder", "can't make a folder for %s", job->folder);
@@ -152,9 +156,9 @@ void snapshot_folder_remove(struct snapshot_job *job)
 
 /* ---- for whoever finds it half done ---- */
 
-int snapshot_pending_write(const struct snapshot_job *job)
+int snapshot_pending_write(const struct snapshot_job *job, bool resume)
 {
-    auto_json json_t *json = json_pack("{ss ss sb}", "folder", job->folder, "tmp", job->tmp_name, "resume", (int)job->was_running);
+    auto_json json_t *json = json_pack("{ss ss sb}", "folder", job->folder, "tmp", job->tmp_name, "resume", (int)resume);
     auto_free char *text = NULL;
     size_t len;
     int r = json ? json_format(json, &text, &len) : -ENOMEM;

@@ -71,8 +71,8 @@ int snapshot_folder_make(struct snapshot_job *job, struct err *err);
 int snapshot_folder_publish(struct snapshot_job *job, struct err *err);
 void snapshot_folder_remove(struct snapshot_job *job);
 
-/* RUN/vms/NAME/snapshot.pending: for a shim that finds a snapshot half done. */
-int snapshot_pending_write(const struct snapshot_job *job);
+/* RUN/vms/NAME/snapshot.pending: for a shim that finds a snapshot half done. `resume`: the guest is to be let run then. */
+int snapshot_pending_write(const struct snapshot_job *job, bool resume);
 void snapshot_pending_remove(const struct vm *vm);
 /* 1: there was one, and what it wrote is removed; *ret_resume: the guest is to be let run. 0: none. */
 int snapshot_pending_undo(const struct vm *vm, bool *ret_resume);

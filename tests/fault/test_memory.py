@@ -11,6 +11,7 @@ from memory_case import MemoryTest
 SNAPSHOT, RESTORE = "snapshot", "restore"
 POINTS = [
     # point, the operation it lies in, whether the guest that is restored runs by then
+    ("shim.snapshot-begun", SNAPSHOT, True),
     ("shim.snapshot-protecting", SNAPSHOT, True),
     ("shim.snapshot-after-stop", SNAPSHOT, True),
     ("shim.snapshot-after-state", SNAPSHOT, True),
