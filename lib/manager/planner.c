@@ -9,6 +9,7 @@
 #include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/manager/cids.h"
+#include "lib/manager/frozen.h"
 #include "lib/manager/plan_restore.h"
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/qemu_user.h"
@@ -246,6 +247,8 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
         r = resolve(p, spec, &capabilities, &plan);
     if (r >= 0 && p->restore.vm)
         r = plan_restore(p->vm->manager, &p->restore, capabilities.version, &plan, &p->err);
+    else if (r >= 0 && (p->use & PLAN_LAUNCH))
+        r = frozen_check(p->vm->manager, &plan, &p->err);
     if (r >= 0 && (p->use & PLAN_LAUNCH) && p->restore.vm && plan.restore.mode != p->restore.mode)
         log_vm_warning(p->vm->name, "userfaultfd is turned off by HOLDFAST_UFFD=0: restored %s instead of %s",
                        enum_to_string(&restore_mode_names, plan.restore.mode), enum_to_string(&restore_mode_names, p->restore.mode));

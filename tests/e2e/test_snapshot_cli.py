@@ -101,6 +101,31 @@ class Flow(HostTest):
         self.assertGoesOn("web", count)
         self.stopEverything()
 
+    def test_a_file_that_a_snapshot_consists_of_is_not_written(self):
+        """By the VM whose disk it was, once nothing is known of its layers any more; nor by another one."""
+        path = os.path.join(self.host.root, "disk.raw")
+        with open(path, "w") as f:
+            f.truncate(16 << 20)
+        self.web(disks=[{"path": path, "format": "raw"}])
+        self.snapshot()
+        os.unlink(path)
+        os.link(os.path.join(self.host.dirs["state"], "snapshots/web/before/disks/disk0.raw"), path)  # by whatever name
+        self.host.vmctl("restart", "web", "--force")
+        self.host.vmctl("delete", "web", "--force", "--purge")
+        for name in ("web", "other"):
+            spec = self.host.guest_spec(name, disks=[{"path": path, "format": "raw"}])
+            done = self.host.apply(spec, check=False)
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertIn("disk.raw is part of snapshot web/before", done.stderr)
+            self.host.vmctl("delete", name, "--force", "--purge")
+        self.expect(0, "restore", "copy", "web/before")
+        self.host.wait_ticks("copy", 3)
+        self.host.vmctl("restart", "copy", "--force")
+        self.host.vmctl("delete", "copy", "--force", "--purge")
+        self.expect(0, "snapshot", "delete", "web/before")
+        self.host.apply(self.host.guest_spec("web", disks=[{"path": path, "format": "raw"}]))
+        self.stopEverything()
+
     def test_clones_and_delete(self):
         self.web(disks=[{"name": "data", "size": "16M"}])
         count = self.snapshot()
