@@ -99,7 +99,7 @@ def unlearned(h, vm, name):
     os.mkdir(target, 0o700)
     for file in ("memory.raw", "memory.index", "device.state"):
         os.link(os.path.join(source, file), os.path.join(target, file))
-    record = h.record(vm, "one")
+    record = h.record_on_disk(vm, "one")
     with open(os.path.join(target, "snapshot.json"), "w") as f:
         json.dump({**record, "name": name}, f)
     return f"{vm}/{name}"
@@ -283,7 +283,7 @@ def bench_faults(rows, o, h):
     rows.append(("faults left by a learned working set", f"{left / max(1, median(without)) * 100:.1f} %", "<= 10 %",
                  left <= 0.1 * median(without),
                  f"{left:.0f} of {median(without):.0f}; loaded ahead {known[-1]['prefetched']}, useless {known[-1]['useless']}, "
-                 f"p50 {known[-1]['p50_us']} us, p99 {known[-1]['p99_us']} us"))
+                 f"p50 {known[-1].get('p50_us', '-')} us, p99 {known[-1].get('p99_us', '-')} us"))
 
 
 def bench_cpu(rows, o, h):
