@@ -24,6 +24,8 @@
 enum {
     ID_LEN = 16, /* of the snapshot's: enough to tell them apart */
     WARM_PATH_MAX = 64,
+    QEMU_DIES_TRIES = 100,
+    QEMU_DIES_US = 20 * 1000,
 };
 
 struct warm {
@@ -218,11 +220,29 @@ static void look_run(struct job *job)
 
 /* ---- last: what came of it ---- */
 
+/* A shim that was killed could not remove its folder; its QEMU is being killed by the kernel. */
+static void remove_left(const struct warm *w)
+{
+    auto_fd int fd = dir_open(w->manager->run_fd, FOLDER_WARM);
+    char id[ID_LEN + 1];
+    int r = fd < 0 ? fd : -EBUSY;
+
+    snprintf(id, sizeof(id), "%s", w->info.found.id);
+    for (int i = 0; i < QEMU_DIES_TRIES && r == -EBUSY; i++) {
+        r = remove_dead(fd, id);
+        if (r == -EBUSY)
+            (void)usleep(QEMU_DIES_US);
+    }
+    if (r < 0 && r != -ENOENT)
+        log_warning("can't remove %s/" FOLDER_WARM "/%s: %s", w->manager->dirs.run, id, strerror(-r));
+}
+
 static void ended_run(struct job *job)
 {
     struct warm *w = container_of(job, struct warm, job);
 
     (void)cids_drop(w->manager->cids, w->hidden->name);
+    remove_left(w);
     snapshot_info_clear(&w->info);
     w->r = snapshots_read(w->manager->snapshots_fd, w->vm, w->name, &w->info);
     if (w->r < 0)

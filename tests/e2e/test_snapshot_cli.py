@@ -3,8 +3,10 @@
 on with the count, a booted one begins anew."""
 import json
 import os
+import signal
+import subprocess
 
-from harness import HostTest, Varlink, main, wait_for
+from harness import HostTest, Varlink, main, processes_of, program, wait_for
 
 
 class Flow(HostTest):
@@ -153,6 +155,24 @@ class Flow(HostTest):
         self.expect(0, "restore", "copy", "web/before", "--mode", "lazy")
         self.assertGoesOn("copy", count)
         self.assertGreater(self.memory("copy")["prefetched"], 0)
+        self.stopEverything()
+
+    def test_warm_whose_shim_is_killed(self):
+        self.web()
+        self.snapshot()
+        folder = os.path.join(self.host.dirs["run"], "warm")
+        warm = subprocess.Popen([program("vmctl"), "snapshot", "warm", "web/before"], stderr=subprocess.DEVNULL, env=self.host.environment())
+        self.addCleanup(warm.wait)
+        self.addCleanup(warm.kill)
+
+        def shims():
+            return [pid for pid, line in processes_of(folder) if "/holdfast-shim" in line]
+        for pid in wait_for(shims, "its shim", 20, 0.002):
+            os.kill(pid, signal.SIGKILL)
+        self.assertEqual(warm.wait(30), 1)
+        self.assertEqual(os.listdir(folder), [])
+        self.assertEqual(processes_of(folder), [])
+        self.expect(0, "snapshot", "warm", "web/before")
         self.stopEverything()
 
     def test_a_first_lazy_restore_learns(self):
