@@ -14,8 +14,8 @@
 #include "lib/manager/state.h"
 #include "proto/memory_image.h"
 
-/* No snapshot can have such a name. */
-#define TOMBSTONE_PREFIX ".deleted-"
+/* Behind ".NAME": no snapshot can have such a name, and none of the one is one of the other, whatever NAME is. */
+#define TOMBSTONE_SUFFIX ".deleted"
 #define TEMPORARY_SUFFIX ".tmp"
 
 enum { BLOCK = 512 }; /* of st_blocks, stat(2) */
@@ -267,13 +267,13 @@ void snapshots_drop_folder(int store_fd, const char *vm) { (void)unlinkat(store_
 
 int snapshots_delete(int store_fd, const char *vm, const char *name)
 {
-    char tombstone[SNAPSHOT_PATH_MAX + sizeof(TOMBSTONE_PREFIX)];
+    char tombstone[SNAPSHOT_PATH_MAX + sizeof(TOMBSTONE_SUFFIX)];
     auto_fd int fd = dir_open(store_fd, vm);
     int r;
 
     if (fd < 0)
         return fd;
-    snprintf(tombstone, sizeof(tombstone), TOMBSTONE_PREFIX "%s", name);
+    snprintf(tombstone, sizeof(tombstone), ".%s" TOMBSTONE_SUFFIX, name);
     r = dir_remove_tree(fd, tombstone);
     if (r < 0)
         return r;
@@ -295,11 +295,11 @@ struct sweeping {
     unsigned removed;
 };
 
-static bool is_temporary(const char *name)
+static bool is_hidden(const char *name, const char *suffix)
 {
-    size_t len = strlen(name), suffix = strlen(TEMPORARY_SUFFIX);
+    size_t len = strlen(name), end = strlen(suffix);
 
-    return name[0] == '.' && len > suffix + 1 && streq(name + len - suffix, TEMPORARY_SUFFIX);
+    return name[0] == '.' && len > end + 1 && streq(name + len - end, suffix);
 }
 
 static int sweep_entry(void *arg, int folder_fd, const char *name)
@@ -307,7 +307,7 @@ static int sweep_entry(void *arg, int folder_fd, const char *name)
     struct sweeping *s = arg;
     int r;
 
-    if (!has_prefix(name, TOMBSTONE_PREFIX) && (s->writing || !is_temporary(name)))
+    if (!is_hidden(name, TOMBSTONE_SUFFIX) && (s->writing || !is_hidden(name, TEMPORARY_SUFFIX)))
         return 0;
     r = dir_remove_tree(folder_fd, name);
     if (r < 0)

@@ -152,13 +152,13 @@ class Store(WithFakeShim):
 
     def test_what_dead_operations_left_is_swept_when_nobody_can_be_at_it(self):
         self.web_with_snapshot()
-        for folder in (self.store("web", ".half.tmp"), self.store("web", ".deleted-old"), self.store("gone", ".half.tmp"),
+        for folder in (self.store("web", ".half.tmp"), self.store("web", ".old.deleted"), self.store("gone", ".half.tmp"),
                        self.store("web", ".foreign")):
             os.makedirs(folder)
         self.host.kill_manager()
         self.host.start_manager()
         wait_for(lambda: not os.path.exists(self.store("gone", ".half.tmp")), "the leftover of a VM that is gone to be removed")
-        wait_for(lambda: not os.path.exists(self.store("web", ".deleted-old")), "the deleted one to be removed")
+        wait_for(lambda: not os.path.exists(self.store("web", ".old.deleted")), "the deleted one to be removed")
         self.assertTrue(os.path.exists(self.store("web", ".half.tmp")), "its shim lives and may be writing it")
         self.host.vmctl("stop", "web")
         self.host.kill_manager()

@@ -213,7 +213,7 @@ START_TEST(deleted)
     make_snapshot("web", "one", 1);
     make_snapshot("web", "two", 2);
     ck_assert_int_eq(snapshots_delete(store, "web", "one"), 0);
-    ck_assert(!fixture_exists("snapshots/web/one") && !fixture_exists("snapshots/web/.deleted-one"));
+    ck_assert(!fixture_exists("snapshots/web/one") && !fixture_exists("snapshots/web/.one.deleted"));
     ck_assert_int_eq(snapshots_delete(store, "web", "one"), -ENOENT);
     ck_assert_int_eq(snapshots_delete(store, "web", "two"), 0);
     ck_assert(!fixture_exists("snapshots/web"));
@@ -231,17 +231,18 @@ START_TEST(swept)
     make_snapshot("web", "one", 1);
     make_snapshot("db", "one", 1);
     make("snapshots/web/.two.tmp");
-    make("snapshots/web/.deleted-old");
+    make("snapshots/web/.old.deleted");
+    make("snapshots/web/.deleted-one.tmp"); /* one that is called deleted-one is being made */
     make("snapshots/web/.tmp");
     make("snapshots/db/.two.tmp");
     make("run/web");
     lock = lock_take(run_vms, "web/" FILE_SHIM_LOCK);
     ck_assert_int_ge(lock, 0);
     ck_assert_uint_eq(snapshots_sweep(store, run_vms), 2);
-    ck_assert(fixture_exists("snapshots/web/.two.tmp") && !fixture_exists("snapshots/web/.deleted-old"));
-    ck_assert(!fixture_exists("snapshots/db/.two.tmp"));
+    ck_assert(fixture_exists("snapshots/web/.two.tmp") && !fixture_exists("snapshots/web/.old.deleted"));
+    ck_assert(fixture_exists("snapshots/web/.deleted-one.tmp") && !fixture_exists("snapshots/db/.two.tmp"));
     lock = fd_close(lock);
-    ck_assert_uint_eq(snapshots_sweep(store, run_vms), 1);
+    ck_assert_uint_eq(snapshots_sweep(store, run_vms), 2);
     ck_assert(!fixture_exists("snapshots/web/.two.tmp") && fixture_exists("snapshots/web/.tmp"));
     ck_assert(fixture_exists("snapshots/web/one") && fixture_exists("snapshots/db/one"));
 }
