@@ -230,6 +230,8 @@ static void delete_run(struct job *job)
     l->r = snapshots_delete(l->manager->snapshots_fd, l->vm, l->name);
     if (l->r >= 0)
         log_vm_info(l->vm, "snapshot %s deleted", l->name);
+    else if (l->r == -EBUSY)
+        err_set(&l->err, EBUSY, "refused", "a VM needs pages of %s/%s: stop it first", l->vm, l->name);
     else if (l->r != -ENOENT)
         err_set_errno(&l->err, -l->r, "delete", "%s/%s can't be deleted", l->vm, l->name);
 }

@@ -35,6 +35,8 @@ static int read_sound(const struct manager *m, const struct wanted_restore *rest
     if (r < 0) {
         err_from(err, r, "reading it");
         err_prefix(err, "snapshot %s/%s is damaged", restore->vm, restore->snapshot);
+        if (r != -ENOMEM)
+            snprintf(err->id, sizeof(err->id), "damaged");
         return r;
     }
     *ret_info = info;

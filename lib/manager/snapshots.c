@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -265,14 +266,32 @@ int snapshots_make_folder(int store_fd, const char *vm)
 
 void snapshots_drop_folder(int store_fd, const char *vm) { (void)unlinkat(store_fd, vm, AT_REMOVEDIR); }
 
+/* Who needs pages of it holds its lock, shim or not. The descriptor; -ENOENT: it has no memory; -EBUSY. */
+static int lock_memory(int vm_fd, const char *name)
+{
+    auto_fd int dir = dir_open(vm_fd, name), fd = -1;
+
+    if (dir < 0)
+        return dir;
+    fd = openat(dir, FILE_MEMORY, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return -ENOENT;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return errno == EWOULDBLOCK ? -EBUSY : -ENOENT;
+    return steal_fd(&fd);
+}
+
 int snapshots_delete(int store_fd, const char *vm, const char *name)
 {
     char tombstone[SNAPSHOT_PATH_MAX + sizeof(TOMBSTONE_SUFFIX)];
-    auto_fd int fd = dir_open(store_fd, vm);
+    auto_fd int fd = dir_open(store_fd, vm), lock = -1;
     int r;
 
     if (fd < 0)
         return fd;
+    lock = lock_memory(fd, name);
+    if (lock == -EBUSY)
+        return lock;
     snprintf(tombstone, sizeof(tombstone), ".%s" TOMBSTONE_SUFFIX, name);
     r = dir_remove_tree(fd, tombstone);
     if (r < 0)

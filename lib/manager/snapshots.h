@@ -34,7 +34,8 @@ int snapshots_read(int store_fd, const char *vm, const char *name, struct snapsh
 /* Those of one VM (NULL: of all), by VM and then by when they were made. What isn't a snapshot's folder is passed over. */
 int snapshots_list(int store_fd, const char *vm, struct snapshot_list *ret_list);
 
-/* One rename makes it gone; the removal may take its time, and be cut off. A folder of a VM that holds nothing any more goes, too. */
+/* One rename makes it gone; the removal may take its time, and be cut off. A folder of a VM that holds nothing any more goes, too.
+ * -EBUSY: somebody needs pages of it. */
 int snapshots_delete(int store_fd, const char *vm, const char *name);
 
 /* Makes the VM's folder, for a snapshot to be written in. */

@@ -1,6 +1,8 @@
 /* The store of snapshots: what is found, told to be damaged, swept and deleted; what is compared; how memory is drawn. */
 #include "lib/manager/snapshots.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "lib/manager/snapshot_coverage.h"
@@ -205,6 +207,21 @@ START_TEST(listed)
     ck_assert_uint_eq(one.n, 2);
     ck_assert_int_eq(snapshots_list(store, "nobody", &none), 0);
     ck_assert_uint_eq(none.n, 0);
+}
+END_TEST
+
+START_TEST(not_deleted_while_its_pages_are_needed)
+{
+    auto_fd int dir = -1, image = -1;
+
+    make_snapshot("web", "one", 1);
+    dir = snapshots_open(store, "web", "one");
+    image = openat(dir, FILE_MEMORY, O_RDONLY | O_CLOEXEC);
+    ck_assert_int_eq(flock(image, LOCK_SH), 0);
+    ck_assert_int_eq(snapshots_delete(store, "web", "one"), -EBUSY);
+    ck_assert(fixture_exists("snapshots/web/one"));
+    image = fd_close(image);
+    ck_assert_int_eq(snapshots_delete(store, "web", "one"), 0);
 }
 END_TEST
 
@@ -441,6 +458,7 @@ int main(void)
     tcase_add_loop_test(tc, damaged, 0, ARRAY_LEN(damages));
     tcase_add_test(tc, moved);
     tcase_add_test(tc, listed);
+    tcase_add_test(tc, not_deleted_while_its_pages_are_needed);
     tcase_add_test(tc, deleted);
     tcase_add_test(tc, swept);
     tcase_add_test(tc, verified);
