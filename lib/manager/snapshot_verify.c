@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <unistd.h>
 
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
@@ -166,6 +167,16 @@ static int verify_pages(int folder_fd, const struct memory_index *index, void *b
                    (unsigned long long)wrong.n, (unsigned long long)memory_index_present(index), (unsigned long long)wrong.first, offset);
 }
 
+/* They have no checksums, since they may be larger than all the rest by far: that they are there. */
+static int verify_disks(const struct snapshot *snapshot, struct err *err)
+{
+    for (size_t d = 0; d < snapshot->n_disks; d++)
+        for (size_t k = 0; k < snapshot->disks[d].n_layers; k++)
+            if (access(snapshot->disks[d].layers[k].path, F_OK) < 0)
+                return err_set_errno(err, errno, "bad-snapshot", "%s: %s", snapshot->disks[d].node, snapshot->disks[d].layers[k].path);
+    return 0;
+}
+
 int snapshot_verify(int folder_fd, const struct snapshot *snapshot, struct verify_progress *progress, uint64_t *ret_pages, struct err *err)
 {
     auto_memory_index struct memory_index *index = NULL;
@@ -181,6 +192,8 @@ int snapshot_verify(int folder_fd, const struct snapshot *snapshot, struct verif
         r = verify_state(folder_fd, snapshot, buffer, progress, err);
     if (r >= 0)
         r = verify_pages(folder_fd, index, buffer, progress, err);
+    if (r >= 0)
+        r = verify_disks(snapshot, err);
     if (r < 0)
         return r;
     r = snapshot_read_working_set(folder_fd, snapshot, &set, err);

@@ -281,6 +281,15 @@ class Damaged(MemoryTest):
             if file == "memory.raw":
                 self.assertIn(str(place // PAGE), done.stderr + done.stdout, "the page is named")
 
+    def test_verify_misses_a_disk(self):
+        self.addCleanup(self.discard, "no-disk")
+        self.host.copy_snapshot("base", "one", "no-disk")
+        gone = os.path.join(self.host.root, "gone.qcow2")
+        self.host.edit_record("base", "no-disk", lambda record: record["disks"][0]["layers"][0].update(path=gone))
+        done = self.host.vmctl("snapshot", "verify", "base/no-disk", check=False)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn(f"disk0: {gone}: No such file", done.stderr)
+
     @staticmethod
     def present_page(path):
         with open(path, "rb") as f:
