@@ -221,12 +221,13 @@ static void look_run(struct job *job)
 /* ---- last: what came of it ---- */
 
 /* A shim that was killed could not remove its folder; its QEMU is being killed by the kernel. */
-static void remove_left(const struct warm *w)
+static void remove_rest(const struct warm *w)
 {
     auto_fd int fd = dir_open(w->manager->run_fd, FOLDER_WARM);
     char id[ID_LEN + 1];
     int r = fd < 0 ? fd : -EBUSY;
 
+    (void)cids_drop(w->manager->cids, w->hidden->name);
     snprintf(id, sizeof(id), "%s", w->info.found.id);
     for (int i = 0; i < QEMU_DIES_TRIES && r == -EBUSY; i++) {
         r = remove_dead(fd, id);
@@ -241,8 +242,7 @@ static void ended_run(struct job *job)
 {
     struct warm *w = container_of(job, struct warm, job);
 
-    (void)cids_drop(w->manager->cids, w->hidden->name);
-    remove_left(w);
+    remove_rest(w);
     snapshot_info_clear(&w->info);
     w->r = snapshots_read(w->manager->snapshots_fd, w->vm, w->name, &w->info);
     if (w->r < 0)
@@ -319,6 +319,24 @@ static int follow(struct warm *w)
     return 0;
 }
 
+static void abandoned_run(struct job *job) { remove_rest(container_of(job, struct warm, job)); }
+
+static void abandoned(struct job *job) { fail_and_free(container_of(job, struct warm, job)); }
+
+/* A shim that isn't told to go ends; it, or one that ended already, may have left its folder. w->r and w->err say why. */
+static void abandon(struct warm *w)
+{
+    struct ev_loop *ev = loop_ev(w->manager->loop);
+
+    ev_io_stop(ev, &w->io);
+    ev_timer_stop(ev, &w->deadline);
+    pidwatch_stop(&w->watch);
+    w->sync_fd = fd_close(w->sync_fd);
+    w->job.run = abandoned_run;
+    w->job.done = abandoned;
+    worker_add(w->manager->archivist, &w->job);
+}
+
 /* It is ready. Only once its end can be noticed is it told to go. */
 static void say_go(struct warm *w)
 {
@@ -333,7 +351,7 @@ static void say_go(struct warm *w)
         w->r = -EPIPE;
     if (w->r < 0) {
         err_set_errno(&w->err, -w->r, "lost", "its shim ended before it was told to go");
-        fail_and_free(w);
+        abandon(w);
         return;
     }
     w->sync_fd = fd_close(w->sync_fd);
@@ -356,7 +374,7 @@ static void on_sync(struct ev_loop *ev, ev_io *io, int events)
         return;
     w->said[strcspn(w->said, "\n")] = '\0';
     w->r = err_set(&w->err, EIO, "launch", "%s", *w->said ? w->said : "its shim ended before it was ready and didn't say why");
-    fail_and_free(w);
+    abandon(w);
 }
 
 static void on_deadline(struct ev_loop *ev, ev_timer *timer, int events)
@@ -364,7 +382,7 @@ static void on_deadline(struct ev_loop *ev, ev_timer *timer, int events)
     struct warm *w = container_of(timer, struct warm, deadline);
 
     w->r = err_set(&w->err, ETIMEDOUT, "launch", "its shim was not ready in time");
-    fail_and_free(w);
+    abandon(w);
 }
 
 static int spawn(struct warm *w, int plan_fd)
