@@ -284,7 +284,7 @@ static bool stands_still(struct varlink_call *call, const struct vm *vm)
 {
     auto_free char *reason = NULL;
 
-    if (!snapshot_holds(vm))
+    if (!snapshot_will_hold(vm))
         return false;
     (void)str_format(&reason, "%s stands still for a snapshot that is being made: try again when it is done", vm->plan.name);
     varlink_call_error_consume(call, IFACE "WrongState",

@@ -160,9 +160,7 @@ static void stop_timers(struct vm *vm)
 
 void vm_ladder_begin(struct vm *vm)
 {
-    /* It would be of a guest that is let run to shut down. */
-    if (snapshot_holds(vm))
-        snapshot_cancel(vm);
+    snapshot_vm_stops(vm);
     stop_timers(vm); /* libev's heap doesn't survive an active timer's being initialized */
     /* A SIGSTOPped QEMU can't hear anything. */
     (void)vm_signal(vm, SIGCONT);

@@ -245,6 +245,7 @@ static void on_capabilities(void *arg, const struct qmp_result *r)
     if (!job)
         return;
     job->stopped_us = clock_mono_us();
+    job->was_running = job->vm->state == STATE_RUNNING; /* it may have been paused or resumed since it began, but not from here on */
     job->held = true;
     call(job, "stop", NULL, on_stopped);
 }
@@ -252,7 +253,7 @@ static void on_capabilities(void *arg, const struct qmp_result *r)
 /* What can be done before is: here the clock begins to count. */
 static void stop_guest(struct snapshot_job *job)
 {
-    int r = snapshot_pending_write(job, job->was_running);
+    int r = snapshot_pending_write(job, job->vm->state == STATE_RUNNING);
 
     job->step = SNAPSHOT_STOP;
     if (r < 0) {
@@ -382,4 +383,12 @@ void snapshot_abort(struct vm *vm)
     snapshot_finish_failure(job);
 }
 
+void snapshot_vm_stops(struct vm *vm)
+{
+    if (vm->snapshot && !(vm->snapshot->live && vm->snapshot->step == SNAPSHOT_COPY))
+        snapshot_cancel(vm);
+}
+
 bool snapshot_holds(const struct vm *vm) { return vm->snapshot && vm->snapshot->held; }
+
+bool snapshot_will_hold(const struct vm *vm) { return snapshot_holds(vm) || (vm->snapshot && vm->snapshot->step == SNAPSHOT_STOP); }

@@ -35,6 +35,10 @@ void snapshot_abort(struct vm *vm);
 
 /* The guest stands still for a snapshot: that is no pause of its operator's. */
 bool snapshot_holds(const struct vm *vm);
+/* Or is about to: QEMU has been asked. */
+bool snapshot_will_hold(const struct vm *vm);
+/* The VM is to end. One whose guest doesn't run on yet is called off, since it would be let run, to shut down, or stand still meanwhile. */
+void snapshot_vm_stops(struct vm *vm);
 /* QMP's MIGRATION event. */
 void snapshot_migration(struct vm *vm, const char *status);
 

@@ -32,7 +32,7 @@ struct snapshot_job {
     char *folder, *tmp_name;         /* absolute; of the temporary folder beside it */
     int parent, dir;                 /* the folder of the VM's snapshots; the temporary one */
     int state_fd, memory_fd, mem_fd; /* device.state, memory.raw, /proc/PID/mem */
-    bool live, was_running;          /* as asked; the guest was to run on */
+    bool live, was_running;          /* as asked; the guest ran when it was stopped */
     bool held;                       /* the guest stands still for us */
     bool migrating, saved;           /* its device state is on the way to disk; is there */
     uint64_t stopped_us;             /* when, monotonic */

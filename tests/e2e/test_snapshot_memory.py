@@ -69,6 +69,28 @@ class Snapshots(MemoryTest):
         self.host.vmctl("resume", "base")
         self.host.wait_checked("base", self.host.mark("base"))
 
+    def test_paused_or_resumed_before_it_is_stopped(self):
+        """While disks and protection are prepared: what the operator wants then holds afterwards."""
+        for first, then, state in (("resume", "pause", "paused"), ("pause", "resume", "running")):
+            self.host.vmctl("resume", "base")
+            self.host.vmctl(first, "base")
+            self.addCleanup(self.drop, f"base/{then}d")
+            incarnation = self.host.vm("base")["incarnation"]
+            with self.host.shim("base") as caller, self.host.shim("base") as shim:
+                caller.send(SHIM + "Snapshot", {"incarnation": incarnation, "folder": self.host.folder("base", then + "d"), "name": then + "d",
+                                                "live": True}, more=True)
+                begun = caller.receive()
+                self.assertEqual(begun["parameters"].get("progress", {}).get("phase"), "disks", begun)
+                self.assertNotIn("error", shim.call(SHIM + then.capitalize(), {"incarnation": incarnation}))
+                while True:
+                    answer = caller.receive()
+                    if not answer.get("continues"):
+                        break
+                self.assertNotIn("error", answer)
+                wait_for(lambda: (self.run_state(shim) == "running") == (state == "running"), f"it to be {state}", 5)
+            wait_for(lambda: self.host.vm("base")["state"] == state, f"it to be shown as {state}", 5)
+        self.host.wait_checked("base", self.host.mark("base"))
+
     def test_a_paused_one_that_is_resumed_and_paused_while_it_is_saved(self):
         self.addCleanup(self.drop, "base/paused")
         self.host.vmctl("pause", "base")
