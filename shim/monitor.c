@@ -91,6 +91,8 @@ static void on_greeting(struct vm *vm, const json_t *data)
                      (int)json_integer_value(json_object_get(version, "micro")));
     vm_tell(vm, EVENT_QMP, json_pack("{sI sO*}", "real_us", (json_int_t)clock_real_us(), "version", json_object_get(data, "version")),
             "greeting");
+    if (vm->state == STATE_RESTORING && vm->qemu.child)
+        restore_begin(vm); /* QEMU is still being set up, and finds what it shall do then */
 }
 
 static void on_resume(struct vm *vm, const json_t *data)

@@ -88,8 +88,8 @@ static void on_line(void *arg, char *line, size_t len)
     switch (m.kind) {
     case QMP_GREETING:
         c->ready = true;
-        c->config.event(c->config.arg, "greeting", m.data);
         (void)qmp_client_call(c, "qmp_capabilities", NULL, 0, on_capabilities, c);
+        c->config.event(c->config.arg, "greeting", m.data);
         return;
     case QMP_RETURN:
     case QMP_ERROR:

@@ -19,7 +19,8 @@ struct qmp_result {
 
 struct qmp_client_config {
     void (*ready)(void *arg); /* greeting and capabilities negotiation are done: commands may be sent */
-    /* An asynchronous message of QEMU, or "greeting" (which no QMP event is called: theirs are in capitals). */
+    /* An asynchronous message of QEMU, or "greeting" (which no QMP event is called: theirs are in capitals). From the greeting on commands
+     * may be sent as well, behind the negotiation: QEMU takes them in order, and greets long before it begins to. */
     void (*event)(void *arg, const char *name, const json_t *data);
     void (*closed)(void *arg, int error); /* QEMU hung up; calls under way were told before */
     void *arg;

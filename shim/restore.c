@@ -20,7 +20,7 @@
 /* Of each step; loading RAM before the guest runs (eager) takes as long as the disk takes. */
 enum { STEP_TIMEOUT_MS = 30 * 1000 };
 
-enum restore_step { STEP_IDLE, STEP_RAM, STEP_CAPABILITIES, STEP_STATE, STEP_INCOMING, STEP_CONT };
+enum restore_step { STEP_IDLE, STEP_LOOK, STEP_RAM, STEP_INCOMING, STEP_CONT };
 
 struct restore {
     struct vm *vm;
@@ -39,9 +39,8 @@ static void on_deadline(struct ev_loop *ev, ev_timer *w, int revents)
 {
     static const char *const what[] = {
         [STEP_IDLE] = "nothing",
+        [STEP_LOOK] = "QEMU to answer",
         [STEP_RAM] = "the RAM to be mapped",
-        [STEP_CAPABILITIES] = "QEMU to answer",
-        [STEP_STATE] = "QEMU to take the device state",
         [STEP_INCOMING] = "the device state to be loaded",
         [STEP_CONT] = "the guest to run",
     };
@@ -159,7 +158,13 @@ const char *restore_failure(const struct vm *vm) { return vm->restore && vm->res
 static void call(struct vm *vm, const char *command, json_t *arguments_consume, int fd, void (*done)(void *, const struct qmp_result *))
 {
     json_t *arguments = arguments_consume;
-    int r = arguments ? qmp_client_call_fd(vm->qemu.qmp, command, arguments, fd, &(struct qmp_done){ 0, done, vm }) : -ENOMEM;
+    int r;
+
+    if (restore_failure(vm)) {
+        json_decref(arguments);
+        return;
+    }
+    r = arguments ? qmp_client_call_fd(vm->qemu.qmp, command, arguments, fd, &(struct qmp_done){ 0, done, vm }) : -ENOMEM;
 
     json_decref(arguments);
     if (r < 0)
@@ -175,33 +180,24 @@ static bool refused(struct vm *vm, const struct qmp_result *r, const char *what)
     return r->failure != 0;
 }
 
+static void on_capabilities(void *arg, const struct qmp_result *r) { (void)refused(arg, r, "migration without RAM"); }
+static void on_state_given(void *arg, const struct qmp_result *r) { (void)refused(arg, r, "to take the device state"); }
 static void on_incoming(void *arg, const struct qmp_result *r) { (void)refused(arg, r, "to load the device state"); }
 
-static void on_state_given(void *arg, const struct qmp_result *r)
+/* In one go: QEMU reads its commands when it is set up, and each answer awaited before the next question would cost it a turn. */
+static void load_state(struct vm *vm)
 {
-    struct vm *vm = arg;
+    auto_fd int dir = dir_open(AT_FDCWD, vm->plan.restore.folder);
+    auto_fd int fd = dir < 0 ? -1 : openat(dir, FILE_DEVICE_STATE, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 
-    if (refused(vm, r, "to take the device state"))
-        return;
-    enter(vm->restore, STEP_INCOMING);
-    call(vm, "migrate-incoming", json_pack("{ss}", "uri", "fd:snapshot"), -1, on_incoming);
-}
-
-static void on_capabilities(void *arg, const struct qmp_result *r)
-{
-    struct vm *vm = arg;
-    auto_fd int dir = -1, fd = -1;
-
-    if (refused(vm, r, "migration without RAM"))
-        return;
-    dir = dir_open(AT_FDCWD, vm->plan.restore.folder);
-    fd = dir < 0 ? -1 : openat(dir, FILE_DEVICE_STATE, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) {
         vm_restore_failed(vm, "can't open %s/%s: %s", vm->plan.restore.folder, FILE_DEVICE_STATE, strerror(errno));
         return;
     }
-    enter(vm->restore, STEP_STATE);
+    enter(vm->restore, STEP_INCOMING);
+    call(vm, "migrate-set-capabilities", migration_capabilities(), -1, on_capabilities);
     call(vm, "getfd", json_pack("{ss}", "fdname", "snapshot"), fd, on_state_given);
+    call(vm, "migrate-incoming", json_pack("{ss}", "uri", "fd:snapshot"), -1, on_incoming);
 }
 
 json_t *migration_capabilities(void)
@@ -225,8 +221,7 @@ void restore_poke(struct vm *vm)
         return;
     }
     FAILPOINT("shim.restore-before-incoming");
-    enter(vm->restore, STEP_CAPABILITIES);
-    call(vm, "migrate-set-capabilities", migration_capabilities(), -1, on_capabilities);
+    load_state(vm);
 }
 
 /* From the moment the guest writes, its disks are these. */
@@ -303,8 +298,10 @@ void restore_begin(struct vm *vm)
     }
     if (restore_failure(vm))
         return;
+    if (restore->step != STEP_IDLE)
+        return; /* it was begun with the greeting */
     if (!vm->qemu.child) {
-        enter(restore, STEP_CAPABILITIES);
+        enter(restore, STEP_LOOK);
         call(vm, "query-migrate", json_object(), -1, on_query_migrate);
         return;
     }

@@ -157,8 +157,9 @@ def readopt(h, count):
     return time.monotonic() - begin
 
 
-def bare_greeting(h, name, memory=128):
-    """Exec of the plan's own QEMU with its own arguments, to its greeting; everything else left out."""
+def bare_greeting(h, name, memory=128, answered=False):
+    """Exec of the plan's own QEMU with its own arguments, to its greeting, or (`answered`) to its first answer: it greets when it is half set
+    up and answers when it is done. Everything else is left out."""
     plan = json.loads(h.vmctl("inspect", name).stdout)["next_plan"]["qemu"]
     times = []
 
@@ -192,6 +193,9 @@ def bare_greeting(h, name, memory=128):
         child = subprocess.Popen(plan["argv"], executable=plan["path"], close_fds=False, preexec_fn=place, stdin=subprocess.DEVNULL,
                                  stdout=subprocess.DEVNULL)
         assert b"QMP" in client.recv(4096)
+        if answered:
+            client.sendall(b'{"execute": "qmp_capabilities"}\n')
+            assert b"return" in client.recv(4096)
         times.append(time.monotonic() - begin)
         child.kill()
         child.wait()
