@@ -166,6 +166,17 @@ static void state_saved(struct snapshot_job *job)
     snapshot_run_on(job->vm, resumed);
 }
 
+static void on_not_saved(void *arg, const struct qmp_result *r)
+{
+    struct snapshot_job *job = answered(arg, r, SNAPSHOT_STATE, "to save the device state");
+    const char *why = job ? json_string_value(json_object_get(json_object_get(r->reply, "return"), "error-desc")) : NULL;
+
+    if (!job)
+        return;
+    err_set(&job->err, EIO, "qemu", "QEMU could not save the device state: %s", why ? why : "it doesn't say why");
+    snapshot_fail(job);
+}
+
 void snapshot_migration(struct vm *vm, const char *status)
 {
     struct snapshot_job *job = vm->snapshot;
@@ -176,8 +187,7 @@ void snapshot_migration(struct vm *vm, const char *status)
         ev_timer_stop(loop_ev(vm->loop), &job->deadline);
         state_saved(job);
     } else if (streq(status, "failed") || streq(status, "cancelled")) {
-        err_set(&job->err, EIO, "qemu", "QEMU could not save the device state (see qemu.log)");
-        snapshot_fail(job);
+        call(job, "query-migrate", NULL, on_not_saved);
     }
 }
 

@@ -180,6 +180,19 @@ static void finish(struct create *c)
     worker_add(c->vm->manager->archivist, &c->job);
 }
 
+/* What the shim won't begin, since something is to be done first or otherwise; the words say what. */
+static bool is_refusal(const struct varlink_reply *r)
+{
+    static const char *const ids[] = { "busy",          "not-running", "private-memory", "mapped", "no-userfaultfd", "no-write-protect",
+                                       "saved-already", "name-taken",  "too-many-layers" };
+    const char *id = json_string_value(json_object_get(r->parameters, "id"));
+
+    for (size_t i = 0; r->error && id && i < ARRAY_LEN(ids); i++)
+        if (streq(ids[i], id))
+            return json_is_string(json_object_get(r->parameters, "reason"));
+    return false;
+}
+
 static void on_shim(void *arg, struct vm *vm, const struct varlink_reply *r)
 {
     struct create *c = arg;
@@ -196,7 +209,9 @@ static void on_shim(void *arg, struct vm *vm, const struct varlink_reply *r)
         const char *reason = json_string_value(json_object_get(r->parameters, "reason"));
 
         log_vm_warning(vm->name, "no snapshot %s: %s", c->name, reason ? reason : r->error ? r->error : strerror(-r->failure));
-        if (c->answer.call && r->error)
+        if (c->answer.call && is_refusal(r))
+            api_refuse(c->answer.call, vm->name, "%s", reason);
+        else if (c->answer.call && r->error)
             api_hand_on_error(c->answer.call, vm, r);
         else if (c->answer.call)
             api_fail(c->answer.call, vm->name, "lost", NULL,
