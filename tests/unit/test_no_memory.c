@@ -9,7 +9,7 @@
 #include "lib/qemu/hardware.h"
 #include "lib/qemu/qmp.h"
 #include "lib/qemu/resolve.h"
-#include "lib/spec/spec.h"
+#include "lib/spec/load.h"
 #include "lib/varlink/idl.h"
 #include "lib/varlink/message.h"
 #include "proto/exit.h"
@@ -200,19 +200,33 @@ static int use_hardware(const json_t *json)
     return r < 0 ? r : hardware_from_plan(&plan, "7.2.22", &hardware);
 }
 
+static int use_spvm(const json_t *json)
+{
+    const struct spec_reader reader = { .problem = ignore_problem, .warning = ignore_problem, .root = "sp-vm/host" };
+    auto_spec struct spec spec = { 0 };
+    int r = spec_load(json, &reader, &spec);
+
+    if (r != 0)
+        return r;
+    r = spec_load_host(json, &spec, &reader);
+    return r < 0 ? r : 0;
+}
+
 static int try_spec(void) { return via_json(use_spec); }
+static int try_spvm(void) { return via_json(use_spvm); }
 static int try_plan(void) { return via_json(use_plan); }
 static int try_hardware(void) { return via_json(use_hardware); }
 
 /* Without memory a word of a mistake's message may be missing, never the message. */
-static int try_bad_spec(void)
+static int bad_spec(int r)
 {
-    int r = try_spec();
-
     if (r > 0)
         return memory.failed ? -ENOMEM : 0;
     return r < 0 ? r : -EPROTO;
 }
+
+static int try_bad_spec(void) { return bad_spec(try_spec()); }
+static int try_bad_spvm(void) { return bad_spec(try_spvm()); }
 
 static int parse_text(const char *text, json_t **ret_json) { return json_parse(text, strlen(text), ret_json, NULL); }
 
@@ -400,6 +414,9 @@ static const struct {
     { "spec with probes", try_spec, "good/health-all.json" },
     { "spec with disks", try_spec, "good/disks-kinds.json" },
     { "bad spec", try_bad_spec, "bad/everything-at-once.json" },
+    { "sp-vm file", try_spvm, "sp-vm/good/full.json" },
+    { "sp-vm file with warnings", try_spvm, "sp-vm/good/warnings.json" },
+    { "bad sp-vm file", try_bad_spvm, "sp-vm/bad/values.json" },
     { "plan", try_plan, "good/full.plan.json" },
     { "hardware", try_hardware, "good/extra-args.plan.json" },
     { "status", try_status, NULL },

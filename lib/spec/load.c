@@ -1,0 +1,22 @@
+#include "lib/spec/load.h"
+
+#include "lib/spec/spvm_internal.h"
+
+bool spec_is_spvm(const json_t *json)
+{
+    return json_is_object(json) && (json_object_get(json, "run_configuration") || json_object_get(json, "qemu_configuration"));
+}
+
+int spec_load(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec)
+{
+    if (spec_is_spvm(json))
+        return spvm_parse(json, reader, ret_spec);
+    return spec_parse(json, reader->problem, reader->arg, ret_spec);
+}
+
+int spec_load_host(const json_t *json, const struct spec *spec, const struct spec_reader *reader)
+{
+    if (spec_is_spvm(json))
+        return spvm_check_host(json, spec, reader);
+    return spec_check_host(spec, reader->problem, reader->arg);
+}

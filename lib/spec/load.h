@@ -1,0 +1,21 @@
+/* One way in for every form a spec can be written in: native, or the sp-vm watchdog's. */
+#pragma once
+
+#include "lib/spec/spec.h"
+
+/* Who hears of it. Both texts begin with the JSON Pointer of the place, in the terms of the file that was given. */
+struct spec_reader {
+    void (*problem)(void *arg, const struct err *err); /* id "bad-spec"; may be NULL */
+    void (*warning)(void *arg, const struct err *err); /* id "spec-warning": read, but not followed; may be NULL */
+    void *arg;
+    const char *root; /* put in front of every path that is looked at, for tests; NULL: the host's own root */
+};
+
+/* Whether the object is in the sp-vm format: one with "run_configuration" or "qemu_configuration". */
+bool spec_is_spvm(const json_t *json);
+
+/* As spec_parse(), of either form. Of an sp-vm file that names a "build_dir" that folder is read: blocks. */
+int spec_load(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec);
+
+/* What only this host can say of what spec_load() made of `json`. The number of problems, or -ENOMEM. */
+int spec_load_host(const json_t *json, const struct spec *spec, const struct spec_reader *reader);

@@ -1,0 +1,303 @@
+/* A VM file of the sp-vm watchdog becomes a spec: read by the tables, checked, mapped, and checked once more as any spec is. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "lib/base/fd.h"
+#include "lib/base/json.h"
+#include "lib/base/util.h"
+#include "lib/spec/spec_internal.h"
+#include "lib/spec/spvm_internal.h"
+
+#define BUILD_DIR "/run_configuration/build_dir"
+#define VM_BUILD "/run_configuration/vm_build"
+
+/* ---- warnings ---- */
+
+static void warn(const struct spec_reader *reader, const char *pointer, const char *text)
+{
+    struct err err = ERR_INIT;
+
+    err_set(&err, EINVAL, "spec-warning", "%s: %s", pointer, text);
+    if (reader->warning)
+        reader->warning(reader->arg, &err);
+}
+
+/* A JSON Pointer token (RFC 6901). */
+static void pointer_push(struct strv *pointer, const char *outer, const char *key)
+{
+    auto_free char *token = calloc(2, strlen(key) + 1);
+    char *out = token;
+
+    if (!token) {
+        pointer->failed = true;
+        return;
+    }
+    for (; *key; key++) {
+        if (*key == '~' || *key == '/') {
+            *out++ = '~';
+            *out++ = *key == '~' ? '0' : '1';
+        } else {
+            *out++ = *key;
+        }
+    }
+    strv_pushf(pointer, "%s/%s", outer, token);
+}
+
+static const struct field *find_field(const struct record_type *type, const char *key)
+{
+    for (size_t i = 0; i < type->n_fields; i++)
+        if (streq(type->fields[i].key, key))
+            return &type->fields[i];
+    return NULL;
+}
+
+/* NOLINTNEXTLINE(misc-no-recursion): as deep as the types nest */
+static int warn_of_unknown(const struct spec_reader *reader, const struct record_type *type, const char *outer, const json_t *json)
+{
+    const char *key;
+    json_t *value;
+    int r = 0;
+
+    json_object_foreach ((json_t *)(uintptr_t)json, key, value) {
+        const struct field *f = find_field(type, key);
+        auto_strv struct strv pointer = { 0 };
+
+        if (f && f->kind != FIELD_OBJECT)
+            continue;
+        pointer_push(&pointer, outer, key);
+        if (pointer.failed)
+            return -ENOMEM;
+        if (!f)
+            warn(reader, pointer.items[0], "unknown key, ignored");
+        else
+            r = warn_of_unknown(reader, f->type, pointer.items[0], value);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* ---- places ---- */
+
+/* Where in an sp-vm file that is said which a spec has at the former place. The first that fits counts. */
+static const struct {
+    const char *native, *spvm;
+} places[] = {
+    { "/name", "/name" },
+    { "/cpus", "/qemu_configuration/cores" },
+    { "/memory", "/qemu_configuration/mem_gb" },
+    { "/boot", BUILD_DIR },
+    { "/disks/0", BUILD_DIR },
+    { "/disks/1", "/qemu_configuration/state_disk_size_gb" },
+    { "/network/0/mac", "/qemu_configuration/mac_address" },
+    { "/network/0/forward", NULL }, /* by spvm_check(), which names the ports */
+    { "/vsock", "/qemu_configuration/guest_cid" },
+    { "/qemu/path", "/qemu_configuration/qemu_path" },
+};
+
+/* For what is found in the spec that a file became. */
+static void translated(void *arg, const struct err *err)
+{
+    const char *pointer = "/qemu_configuration", *colon = strstr(err->text, ": ");
+    const struct problems *p = arg;
+
+    for (size_t i = 0; colon && i < ARRAY_LEN(places); i++) {
+        size_t n = strlen(places[i].native);
+        if (has_prefix(err->text, places[i].native) && (err->text[n] == '/' || err->text[n] == ':')) {
+            pointer = places[i].spvm;
+            break;
+        }
+    }
+    /* What wasn't found lacks in the spec too, which is no news. */
+    if (!pointer || (streq(pointer, BUILD_DIR) && (problem_under(p, BUILD_DIR) || problem_under(p, VM_BUILD))))
+        return;
+    problem_add(arg, "%s: %s", pointer, colon ? colon + 2 : err->text);
+}
+
+/* ---- mapping ---- */
+
+static int set_disks(struct spec *spec, const struct spvm *vm, const struct spvm_build *build)
+{
+    spec->disks = calloc(2, sizeof(*spec->disks));
+    if (!spec->disks)
+        return -ENOMEM;
+    spec->n_disks = 2;
+    spec->disks[0].readonly = true;
+    spec->disks[1].size = vm->qemu.state_disk_size_gb << 30;
+    if (str_set(&spec->disks[0].path, build->image) < 0 || str_set(&spec->disks[0].format, "raw") < 0)
+        return -ENOMEM;
+    return str_set(&spec->disks[1].name, "state");
+}
+
+static int add_forward(struct spec_network *net, const char *address, uint64_t port, uint64_t guest, const char *proto)
+{
+    struct spec_forward *f = &net->forward[net->n_forward];
+
+    if (!port)
+        return 0;
+    net->n_forward++;
+    f->guest = guest;
+    int r = str_format(&f->host, "%s:%d", address, (int)port);
+    return r < 0 ? r : str_set(&f->proto, proto);
+}
+
+static int set_network(struct spec *spec, const struct spvm *vm)
+{
+    const char *address = vm->qemu.ip_address ? vm->qemu.ip_address : "0.0.0.0";
+    struct spec_network *net;
+    int r;
+
+    net = spec->network = calloc(1, sizeof(*spec->network));
+    if (!net)
+        return -ENOMEM;
+    spec->n_network = 1;
+    net->mode = NETWORK_USER;
+    net->forward = calloc(4, sizeof(*net->forward));
+    if (!net->forward)
+        return -ENOMEM;
+    r = str_set(&net->mac, vm->qemu.mac_address);
+    if (r >= 0)
+        r = add_forward(net, address, vm->qemu.http_port, 80, "tcp");
+    if (r >= 0)
+        r = add_forward(net, address, vm->qemu.https_port, 443, "tcp");
+    if (r >= 0)
+        r = add_forward(net, address, vm->qemu.wg_port, 51820, "udp");
+    if (r >= 0 && vm->run.debug)
+        r = add_forward(net, "127.0.0.1", vm->qemu.ssh_port, 22, "tcp");
+    return r;
+}
+
+static int set_boot(struct spec *spec, const struct spvm *vm, const struct spvm_build *build)
+{
+    auto_free char *debug = NULL;
+    int r = 0;
+
+    if (vm->run.debug)
+        r = str_format(&debug, " console=ttyS0 systemd.log_level=trace systemd.log_target=log argo_branch=%s argo_sp_env=%s sp-debug=true",
+                       vm->run.argo_branch ? vm->run.argo_branch : "main", vm->run.argo_sp_env ? vm->run.argo_sp_env : "main");
+    if (r >= 0 && build->rootfs_hash)
+        r = str_format(&spec->boot.cmdline, "root=LABEL=rootfs rootfs_verity.scheme=dm-verity rootfs_verity.hash=%s%s", build->rootfs_hash,
+                       debug ? debug : "");
+    if (r >= 0)
+        r = str_set(&spec->boot.kernel, build->kernel);
+    return r < 0 ? r : str_set(&spec->boot.firmware, build->firmware);
+}
+
+static int map_spec(const struct spvm *vm, const struct spvm_build *build, struct spec *spec)
+{
+    int r = str_set(&spec->name, vm->name);
+
+    spec->enabled = vm->enabled;
+    spec->cpus = vm->qemu.cores;
+    spec->memory = vm->qemu.mem_gb << 30;
+    spec->vsock.wanted = true;
+    spec->vsock.cid = vm->qemu.guest_cid;
+    if (r >= 0)
+        r = str_set(&spec->qemu.path, vm->qemu.qemu_path);
+    if (r >= 0)
+        r = set_boot(spec, vm, build);
+    if (r >= 0)
+        r = set_disks(spec, vm, build);
+    return r < 0 ? r : set_network(spec, vm);
+}
+
+/* ---- the whole ---- */
+
+/* The file as it is in memory: everything wrong with it in itself is told. */
+static int read_file(const json_t *json, const struct spec_reader *reader, struct problems *p, struct spvm *vm)
+{
+    spvm_type.init(vm);
+    int r = warn_of_unknown(reader, &spvm_type, "", json);
+    if (r >= 0)
+        r = record_parse_all(&spvm_type, json, 0, vm, problem_from_record, p);
+    if (r < 0)
+        return r;
+    spvm_check(vm, p);
+    if (vm->qemu.cache_dir && !problem_under(p, "/qemu_configuration/cache_dir"))
+        warn(reader, "/qemu_configuration/cache_dir", "not used: the disks of a VM are in its state folder");
+    return 0;
+}
+
+int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec)
+{
+    auto_problems struct problems problems = { .report = reader->problem, .arg = reader->arg };
+    auto_problems struct problems native = { .report = translated, .arg = &problems };
+    auto_spvm_build struct spvm_build build = { 0 };
+    auto_spec struct spec spec = { 0 };
+    struct spvm vm = { 0 };
+
+    spec_type.init(&spec);
+    int r = read_file(json, reader, &problems, &vm);
+    if (r >= 0 && vm.run.build_dir && !problem_under(&problems, BUILD_DIR))
+        r = spvm_build_read(reader->root, vm.run.build_dir, &problems, &build);
+    if (r >= 0)
+        r = map_spec(&vm, &build, &spec);
+    if (r >= 0)
+        r = spec_check(&spec, &native);
+    record_clear(&spvm_type, &vm);
+    if (r < 0)
+        return r;
+    if (problems.paths.failed || native.paths.failed)
+        return -ENOMEM;
+    if (problems.n == 0) {
+        *ret_spec = spec;
+        spec = (struct spec){ 0 };
+    }
+    return problems.n;
+}
+
+/* ---- the host ---- */
+
+enum { PARAMETER_MAX = 4096 /* a page: sysfs(5) */ };
+
+/* 1, 0 or -ENOMEM. */
+static int kvm_offers(const char *root, const char *parameter)
+{
+    auto_free char *path = NULL, *text = NULL;
+    auto_fd int fd = -1;
+    size_t len = 0;
+
+    if (str_format(&path, "%s/sys/module/%s", root ? root : "", parameter) < 0)
+        return -ENOMEM;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int r = fd < 0 ? -errno : fd_read_all(fd, PARAMETER_MAX, &text, &len);
+    if (r == -ENOMEM)
+        return r;
+    return r >= 0 && len && text[0] == 'Y';
+}
+
+/* "auto" is what the host offers. Where that is more than this version can do, to run without would be a silent downgrade. */
+static int check_auto_mode(const json_t *json, const char *root, struct problems *p)
+{
+    static const struct {
+        const char *parameter, *mode;
+    } offers[] = { { "kvm_intel/parameters/tdx", "tdx" }, { "kvm_amd/parameters/sev_snp", "sev-snp" } };
+    const char *mode = json_string_value(json_object_get(json_object_get(json, "qemu_configuration"), "mode"));
+
+    if (mode && !streq(mode, "auto"))
+        return 0;
+    for (size_t i = 0; i < ARRAY_LEN(offers); i++) {
+        int r = kvm_offers(root, offers[i].parameter);
+        if (r < 0)
+            return r;
+        if (r > 0)
+            problem_add(p,
+                        "/qemu_configuration/mode: \"auto\" is \"%s\" on this host, which is not supported by this version; say "
+                        "\"untrusted\" to run without",
+                        offers[i].mode);
+    }
+    return 0;
+}
+
+int spvm_check_host(const json_t *json, const struct spec *spec, const struct spec_reader *reader)
+{
+    auto_problems struct problems problems = { .report = reader->problem, .arg = reader->arg };
+
+    int r = check_auto_mode(json, reader->root, &problems);
+    if (r >= 0)
+        r = spec_check_host(spec, translated, &problems);
+    if (r < 0)
+        return r;
+    return problems.paths.failed ? -ENOMEM : problems.n;
+}
