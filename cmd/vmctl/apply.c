@@ -78,6 +78,7 @@ static void apply_one(struct apply *a, const char *path, struct map *names)
         a->outcome = OUTCOME_FAILED;
         return;
     }
+    spec_file_complain(&f); /* warnings, at most */
     /* Connected only now: a spec's own mistakes are told with no manager too. */
     if (!a->client) {
         enum outcome outcome = manager_connect(a->in, &a->client);
@@ -95,6 +96,7 @@ static void apply_one(struct apply *a, const char *path, struct map *names)
     }
     const char *error = varlink_client_error(a->client);
     if (r == -EREMOTEIO && streq(error, MANAGER_INTERFACE ".BadSpec")) {
+        json_array_clear(f.warnings); /* told already */
         problems_from_manager(&f, reply);
         spec_file_complain(&f);
         add_failure(a, &f, "BadSpec");

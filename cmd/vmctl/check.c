@@ -9,11 +9,11 @@ static enum outcome check_one(const struct invocation *in, const char *path, str
     enum outcome outcome = spec_file_load(path, names, true, &f);
 
     if (in->json)
-        json_array_append_new(results, must_json(json_pack("{s:s, s:s?, s:b, s:O}", "file", f.shown, "name", f.spec.name, "ok",
-                                                           outcome == OUTCOME_DONE, "problems", f.problems)));
+        json_array_append_new(results, must_json(json_pack("{s:s, s:s?, s:b, s:O, s:O}", "file", f.shown, "name", f.spec.name, "ok",
+                                                           outcome == OUTCOME_DONE, "problems", f.problems, "warnings", f.warnings)));
     else if (outcome == OUTCOME_DONE)
         say(in, "%s: good (%s)", f.shown, f.spec.name);
-    else
+    if (!in->json)
         spec_file_complain(&f);
     return outcome;
 }
@@ -41,8 +41,9 @@ const struct verb verb_check = {
     .group = "declare",
     .summary = "find the mistakes in specs, without doing anything",
     .details =
-        "Every mistake is a line on standard error: the file, where in it (a JSON Pointer), what is wrong. FILE may be a folder (all its\n"
-        "*.json) or - for standard input. No manager is needed.",
+        "Every mistake is a line on standard error: the file, where in it (a JSON Pointer), what is wrong. FILE is a native spec or a VM\n"
+        "file of sp-vm, of which unknown keys are warnings; it may be a folder (all its *.json) or - for standard input. No manager is\n"
+        "needed.",
     .example = "vmctl check web.json",
     .takes = TAKES_FILES,
     .min_args = 1,

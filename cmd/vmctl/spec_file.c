@@ -56,24 +56,28 @@ enum outcome spec_files_expand(const struct invocation *in, struct strv *ret_pat
     return outcome;
 }
 
-void spec_file_add_problem(struct spec_file *f, const char *path, const char *reason)
+static void add(json_t *list, const char *path, const char *reason)
 {
-    json_array_append_new(f->problems, must_json(json_pack("{s:s, s:s}", "path", path, "reason", reason)));
+    json_array_append_new(list, must_json(json_pack("{s:s, s:s}", "path", path, "reason", reason)));
 }
 
+void spec_file_add_problem(struct spec_file *f, const char *path, const char *reason) { add(f->problems, path, reason); }
+
 /* "/disks/0/size: expected…" is a place and a reason; anything else is about the whole. */
-static void add_from_err(void *arg, const struct err *err)
+static void add_from_err(json_t *list, const struct err *err)
 {
-    struct spec_file *f = arg;
     const char *colon = err->text[0] == '/' ? strstr(err->text, ": ") : NULL;
 
     if (colon) {
         auto_free char *path = must(strndup(err->text, (size_t)(colon - err->text)));
-        spec_file_add_problem(f, path, colon + 2);
+        add(list, path, colon + 2);
     } else {
-        spec_file_add_problem(f, "", err->text);
+        add(list, "", err->text);
     }
 }
+
+static void problem(void *arg, const struct err *err) { add_from_err(((struct spec_file *)arg)->problems, err); }
+static void warning(void *arg, const struct err *err) { add_from_err(((struct spec_file *)arg)->warnings, err); }
 
 static int read_text(const char *path, char **ret_text, size_t *ret_len)
 {
@@ -97,7 +101,7 @@ static void read_json(struct spec_file *f)
     else if (r < 0)
         spec_file_add_problem(f, "", strerror(-r));
     else if (json_parse(text, len, &f->json, &err) < 0)
-        add_from_err(f, &err);
+        problem(f, &err);
 }
 
 static void check_name(struct spec_file *f, struct map *names)
@@ -117,17 +121,23 @@ static void check_name(struct spec_file *f, struct map *names)
 
 enum outcome spec_file_load(const char *path, struct map *names, bool host, struct spec_file *ret_file)
 {
-    struct spec_file f = { .path = path, .shown = streq(path, "-") ? "standard input" : path, .problems = must_json(json_array()) };
+    struct spec_file f = {
+        .path = path,
+        .shown = streq(path, "-") ? "standard input" : path,
+        .problems = must_json(json_array()),
+        .warnings = must_json(json_array()),
+    };
+    const struct spec_reader reader = { .problem = problem, .warning = warning, .arg = &f };
 
     read_json(&f);
     if (f.json) {
-        int r = spec_parse(f.json, add_from_err, &f, &f.spec);
+        int r = spec_load(f.json, &reader, &f.spec);
         if (r < 0)
             must(NULL);
         if (r == 0) {
             check_name(&f, names);
-            if (host)
-                spec_check_host(&f.spec, add_from_err, &f);
+            if (host && spec_load_host(f.json, &f.spec, &reader) < 0)
+                must(NULL);
         }
     }
     *ret_file = f;
@@ -138,19 +148,27 @@ void spec_file_clear(struct spec_file *f)
 {
     json_decref(f->json);
     json_decref(f->problems);
+    json_decref(f->warnings);
     spec_clear(&f->spec);
     *f = (struct spec_file){ 0 };
 }
 
-void spec_file_complain(const struct spec_file *f)
+static void print_list(const struct spec_file *f, const char *kind, const json_t *list)
 {
     size_t i;
-    json_t *problem;
+    json_t *one;
 
-    (void)fflush(stdout);
-    json_array_foreach (f->problems, i, problem) {
-        const char *path = member_text(problem, "path");
-        auto_free char *reason = text_one_line(member_text(problem, "reason"));
-        fprintf(stderr, "%s: %s%s%s\n", f->shown, path, *path ? ": " : "", reason);
+    json_array_foreach (list, i, one) {
+        const char *path = member_text(one, "path");
+        auto_free char *reason = text_one_line(member_text(one, "reason"));
+        auto_free char *place = text_one_line(path);
+        fprintf(stderr, "%s: %s%s%s%s\n", f->shown, kind, place, *path ? ": " : "", reason);
     }
+}
+
+void spec_file_complain(const struct spec_file *f)
+{
+    (void)fflush(stdout);
+    print_list(f, "warning: ", f->warnings);
+    print_list(f, "", f->problems);
 }

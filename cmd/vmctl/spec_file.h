@@ -6,7 +6,7 @@
 #include "cmd/vmctl/verb.h"
 #include "lib/base/map.h"
 #include "lib/base/strv.h"
-#include "lib/spec/spec.h"
+#include "lib/spec/load.h"
 
 struct spec_file {
     const char *path;  /* borrowed; "-": standard input */
@@ -14,6 +14,7 @@ struct spec_file {
     json_t *json;      /* as written; NULL when it couldn't be read */
     struct spec spec;  /* valid when there are no problems */
     json_t *problems;  /* array of {path, reason} */
+    json_t *warnings;  /* the same, of what is read but not followed */
 };
 
 /* FILE arguments; a folder stands for all the *.json in it, in order of their names. Complains. */
@@ -25,6 +26,6 @@ enum outcome spec_file_load(const char *path, struct map *names, bool host, stru
 void spec_file_clear(struct spec_file *f);
 #define auto_spec_file auto_cleanup(spec_file_clear)
 
-/* Adds one from elsewhere, and prints them all, a line each: "FILE: /disks/0/size: …". */
+/* Adds a problem from elsewhere; and prints them all, a line each: "FILE: /disks/0/size: …", warnings as "FILE: warning: /comment: …". */
 void spec_file_add_problem(struct spec_file *f, const char *path, const char *reason);
 void spec_file_complain(const struct spec_file *f);

@@ -6,6 +6,7 @@
 
 const struct verb *const verb_table[] = {
     &verb_check,
+    &verb_convert,
     &verb_apply,
     &verb_delete,
     &verb_list,

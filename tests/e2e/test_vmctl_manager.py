@@ -236,9 +236,65 @@ class Specs(VmctlCase):
         self.expect(2, "check", err="needs FILE")
         results = json.loads(self.expect(1, "check", "--json", good, bad, broken, err="").stdout)
         self.assertEqual([r["ok"] for r in results], [True, False, False])
-        self.assertEqual(results[0], {"file": good, "name": "web", "ok": True, "problems": []})
+        self.assertEqual(results[0], {"file": good, "name": "web", "ok": True, "problems": [], "warnings": []})
         self.assertIn("/disks/0/size", [p["path"] for p in results[1]["problems"]])
         self.assertEqual(results[2]["problems"][0]["path"], "")
+
+    def sp_vm(self, name="web", run=None, **qemu):
+        """A file of the sp-vm watchdog, with a build folder that has what it must have."""
+        build = self.path("build")
+        os.makedirs(build, exist_ok=True)
+        for file in ("vmlinuz", "OVMF.fd", "sp-vm-build-7.img"):
+            open(os.path.join(build, file), "w").close()
+        with open(os.path.join(build, "rootfs_hash.txt"), "w") as f:
+            f.write("0123abcd\n")
+        return json.dumps({"name": name, "run_configuration": {"build_dir": build, **(run or {})},
+                           "qemu_configuration": {"mode": "untrusted", "cores": 2, "mem_gb": 4, "state_disk_size_gb": 10, "state_disk_persistent": True, **qemu}})
+
+    def test_check_of_sp_vm_files(self):
+        good = self.file("vms/a.json", self.sp_vm())
+        self.expect(0, "check", good, out=f"{good}: good (web)\n", err="")
+        careless = self.file("vms/b.json", self.sp_vm("b", cpus=2, cache_dir="/var/cache/b"))
+        lines = self.expect(0, "check", careless, out=f"{careless}: good (b)\n").stderr.splitlines()
+        self.assertEqual(lines, [f"{careless}: warning: /qemu_configuration/cpus: unknown key, ignored",
+                                 f"{careless}: warning: /qemu_configuration/cache_dir: not used: the disks of a VM are in its state folder"])
+        bad = self.file("vms/c.json", self.sp_vm("c/c", {"build_dir": "/nowhere"}, mode="tdx", gpus=["c1:00.0"], cores=0, state_disk_persistent=False))
+        native = self.file("vms/d.json", self.spec("web", cpus="two"))
+        lines = self.expect(1, "check", self.path("vms"), out="good (web)").stderr.splitlines()
+        for file, where in ((bad, "/name"), (bad, "/run_configuration/build_dir"), (bad, "/qemu_configuration/mode"), (bad, "/qemu_configuration/gpus"),
+                            (bad, "/qemu_configuration/cores"), (bad, "/qemu_configuration/state_disk_size_gb"), (native, "/cpus")):
+            self.assertEqual(sum(line.startswith(f"{file}: {where}: ") for line in lines), 1, (where, lines))
+        self.expect(1, "check", good, self.file("twice.json", self.spec("web")), err='/name: "web" is already the name of the VM in')
+        result = json.loads(self.expect(0, "check", "--json", careless, err="").stdout)[0]
+        self.assertEqual([w["path"] for w in result["warnings"]], ["/qemu_configuration/cpus", "/qemu_configuration/cache_dir"])
+        os.unlink(self.path("build", "OVMF.fd"))
+        self.expect(1, "check", good, out="", err=f"{good}: /run_configuration/build_dir: '{self.path('build', 'OVMF.fd')}' can't be found")
+
+    def test_convert(self):
+        done = self.expect(0, "convert", self.file("a.json", self.sp_vm(http_port=8080, cpus=2)), err="warning: /qemu_configuration/cpus: unknown key")
+        native = json.loads(done.stdout)
+        self.assertEqual((native["name"], native["cpus"], native["memory"]), ("web", 2, "4G"))
+        self.assertEqual(native["boot"]["cmdline"], "root=LABEL=rootfs rootfs_verity.scheme=dm-verity rootfs_verity.hash=0123abcd")
+        self.assertEqual([d.get("path") or d["name"] for d in native["disks"]], [self.path("build", "sp-vm-build-7.img"), "state"])
+        self.assertEqual([f["host"] for f in native["network"][0]["forward"]], ["0.0.0.0:8080", "0.0.0.0:51820"])
+        again = self.expect(0, "convert", "-", stdin=done.stdout, err="").stdout
+        self.assertEqual(again, done.stdout)
+        self.expect(0, "check", "-", stdin=done.stdout, out="good (web)", err="")
+        self.expect(1, "convert", self.file("b.json", self.sp_vm(mode="sev-snp")), out="", err="b.json: /qemu_configuration/mode: \"sev-snp\" is not supported")
+        self.expect(1, "convert", self.path("missing.json"), out="", err="missing.json: No such file")
+        self.expect(2, "convert", err="needs FILE")
+        self.expect(2, "convert", "a", "b", err="unexpected argument")
+
+    def test_apply_of_an_sp_vm_file(self):
+        """It reaches the manager as it is written, and its warnings are told once."""
+        service = self.manager(Apply=self.apply_handler())
+        file = self.file("sp.json", self.sp_vm("new", comment=1))
+        done = self.expect(0, "apply", file, out="new: created, running")
+        self.assertEqual(done.stderr, f"{file}: warning: /qemu_configuration/comment: unknown key, ignored\n")
+        self.assertEqual(service.calls[0][1]["spec"], json.loads(self.sp_vm("new", comment=1)))
+        done = self.run_vmctl("apply", self.file("no.json", self.sp_vm("refused", comment=1)))
+        self.assertEqual((done.returncode, done.stderr.count("warning")), (1, 1))
+        self.assertIn("/network/0/forward/0/host: port 80 is web's", done.stderr)
 
     def apply_handler(self, change="created", restart_needed=False):
         def handler(p, c):
