@@ -49,7 +49,7 @@ static json_t *paths_of(const struct vm *vm)
 
     if (str_format(&run, "%s/%s/%s", dirs->run, FOLDER_VMS, vm->name) < 0 ||
         str_format(&state, "%s/%s/%s", dirs->state, FOLDER_VMS, vm->name) < 0 || str_format(&log, "%s/%s", dirs->log, vm->name) < 0 ||
-        str_format(&spec, "%s/%s/%s", dirs->config, FOLDER_VMS, specs_file(vm, file)) < 0)
+        str_format(&spec, "%s/%s", vm->manager->specs_dir, specs_file(vm, file)) < 0)
         return NULL;
     return json_pack("{s:o, s:o, s:o, s:o}", "run", json_text(run), "state", json_text(state), "log", json_text(log), "spec",
                      json_text(spec));

@@ -81,12 +81,14 @@ static int check_running_plan(struct create *c)
 /* Kept with the snapshot so that it can become another VM; one that can't be read is no reason against a snapshot. */
 static int read_spec(struct create *c)
 {
-    auto_json json_t *json = NULL;
+    auto_json json_t *json = NULL, *native = NULL;
     int r = specs_read(c->vm->manager->specs_fd, c->spec_file, &json, NULL);
 
+    if (r >= 0)
+        r = specs_to_native(json, &native);
     if (r < 0)
         return r == -ENOMEM ? r : 0;
-    return json_is_object(json) ? json_format(json, &c->spec, NULL) : 0;
+    return json_is_object(native) ? json_format(native, &c->spec, NULL) : 0;
 }
 
 static int check_name(struct create *c)

@@ -12,7 +12,7 @@
 #include "lib/manager/state.h"
 #include "lib/manager/wait.h"
 #include "lib/manager/wish.h"
-#include "lib/spec/spec.h"
+#include "lib/spec/load.h"
 
 enum apply_change { APPLY_CREATED, APPLY_UPDATED, APPLY_UNCHANGED };
 static const char *const change_names[] = { "created", "updated", "unchanged" };
@@ -46,12 +46,13 @@ static void check_run(struct job *job)
     struct apply *a = container_of(job, struct apply, job);
     auto_spec struct spec spec = { 0 };
     auto_json json_t *old = NULL;
+    const struct spec_reader reader = { .problem = specs_collect_problem, .arg = a->problems };
     int r;
 
-    a->r = spec_parse(a->spec, specs_collect_problem, a->problems, &spec);
+    a->r = spec_load(a->spec, &reader, &spec);
     if (a->r == 0) {
         a->enabled = spec.enabled;
-        a->r = spec_check_host(&spec, specs_collect_problem, a->problems);
+        a->r = spec_load_host(a->spec, &spec, &reader);
     }
     if (a->r != 0)
         return;
@@ -77,7 +78,7 @@ static void write_run(struct job *job)
     if (a->r >= 0)
         a->r = file_write(a->manager->specs_fd, a->file, lines, strlen(lines), FILE_MODE, FILE_DURABLE);
     if (a->r < 0)
-        err_set_errno(&a->err, -a->r, "not-saved", "can't write %s/%s/%s", a->manager->dirs.config, FOLDER_VMS, a->file);
+        err_set_errno(&a->err, -a->r, "not-saved", "can't write %s/%s", a->manager->specs_dir, a->file);
 }
 
 struct applied {

@@ -8,7 +8,7 @@
 #include "lib/base/json.h"
 #include "lib/base/log.h"
 
-#define CONFIG_FILE "holdfast.json"
+static const char *const config_files[] = { "holdfast.json", "config.json" };
 enum { CONFIG_MAX = 64 * 1024 };
 
 typedef __typeof__(((struct host_config *)0)->restore) restore_config;
@@ -21,12 +21,23 @@ static const struct record_type restore_config_type = {
     .what = "restore", .size = sizeof(restore_config), .fields = restore_fields, .n_fields = ARRAY_LEN(restore_fields)
 };
 
+typedef __typeof__(((struct host_config *)0)->vm_config) vm_config;
+
+static const struct field vm_config_fields[] = {
+    { .key = "configs_dir", .kind = FIELD_STRING, .offset = offsetof(vm_config, configs_dir) },
+    { .key = "authorized_keys_file", .kind = FIELD_STRING, .offset = offsetof(vm_config, authorized_keys_file) },
+};
+static const struct record_type vm_config_type = {
+    .what = "vm config", .size = sizeof(vm_config), .fields = vm_config_fields, .n_fields = ARRAY_LEN(vm_config_fields)
+};
+
 static const struct field host_config_fields[] = {
     { .key = "group", .kind = FIELD_STRING, .offset = offsetof(struct host_config, group) },
     { .key = "log_level", .kind = FIELD_STRING, .offset = offsetof(struct host_config, log_level) },
     { .key = "qemu_user", .kind = FIELD_STRING, .offset = offsetof(struct host_config, qemu_user) },
     { .key = "start_interval", .kind = FIELD_CUSTOM, .codec = &codec_duration, .offset = offsetof(struct host_config, start_interval) },
     { .key = "restore", .kind = FIELD_OBJECT, .type = &restore_config_type, .offset = offsetof(struct host_config, restore) },
+    { .key = "vm_config", .kind = FIELD_OBJECT, .type = &vm_config_type, .offset = offsetof(struct host_config, vm_config) },
 };
 const struct record_type host_config_type = {
     .what = "host config",
@@ -49,6 +60,10 @@ static int config_parse(const char *text, size_t len, struct host_config *config
         return r;
     if (config->log_level && log_level_from_string(config->log_level, &level) < 0)
         return err_set(err, EINVAL, "bad-config", "/log_level: expected error, warning, info or debug, got \"%s\"", config->log_level);
+    if (!config->vm_config.configs_dir && json_is_object(json_object_get(json, "vm_config")))
+        return str_set(&config->vm_config.configs_dir, SPVM_CONFIGS_DIR);
+    if (config->vm_config.configs_dir && config->vm_config.configs_dir[0] != '/')
+        return err_set(err, EINVAL, "bad-config", "/vm_config/configs_dir: \"%s\" is not an absolute path", config->vm_config.configs_dir);
     return 0;
 }
 
@@ -56,22 +71,27 @@ int host_config_read(const char *config_dir, struct host_config *ret_config, str
 {
     struct host_config config = { .restore = { .mode = RESTORE_MODE_DEFAULT, .prefetch = true } };
     auto_free char *text = NULL;
+    const char *file = config_files[0];
     auto_fd int fd = -1;
     size_t len;
     int r;
 
     fd = open(config_dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    r = fd < 0 ? -errno : file_read(fd, CONFIG_FILE, CONFIG_MAX, &text, &len);
+    r = fd < 0 ? -errno : file_read(fd, file, CONFIG_MAX, &text, &len);
+    if (r == -ENOENT && fd >= 0) {
+        file = config_files[1];
+        r = file_read(fd, file, CONFIG_MAX, &text, &len);
+    }
     if (r == -ENOENT) {
         *ret_config = config;
         return 0;
     }
     if (r < 0)
-        return err_set_errno(err, -r, "bad-config", "can't read %s/%s", config_dir, CONFIG_FILE);
+        return err_set_errno(err, -r, "bad-config", "can't read %s/%s", config_dir, file);
     r = config_parse(text, len, &config, err);
     if (r < 0) {
         host_config_clear(&config);
-        err_prefix(err, "%s/%s", config_dir, CONFIG_FILE);
+        err_prefix(err, "%s/%s", config_dir, file);
         return r;
     }
     *ret_config = config;

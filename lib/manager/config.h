@@ -1,4 +1,4 @@
-/* CONFIG/holdfast.json: what is the same for all VMs of the host. */
+/* CONFIG/holdfast.json, or where there is none CONFIG/config.json of the sp-vm watchdog: what is the same for all VMs of the host. */
 #pragma once
 
 #include <stdbool.h>
@@ -21,8 +21,15 @@ struct host_config {
         int mode;      /* enum restore_mode: of a restore that isn't asked for in one */
         bool prefetch; /* memory that is known to be needed first is loaded first, and what isn't known is learned */
     } restore;
+    struct {
+        char *configs_dir;          /* absolute: the folder of specs, NULL: CONFIG/vms */
+        char *authorized_keys_file; /* not used by this version */
+    } vm_config;                    /* of the sp-vm watchdog */
 };
 extern const struct record_type host_config_type;
+
+/* Where a config with vm_config doesn't say. */
+#define SPVM_CONFIGS_DIR "/etc/sp/watchdog/vms"
 
 /* A missing file is fine and gives the defaults. -EINVAL naming file and key. */
 int host_config_read(const char *config_dir, struct host_config *ret_config, struct err *err);

@@ -140,7 +140,7 @@ static int open_folders(struct manager *m, struct err *err)
         { m->dirs.state, NULL, &m->state_fd },
         { m->dirs.state, FOLDER_VMS, &m->state_vms_fd },
         { m->dirs.log, NULL, &m->log_fd },
-        { m->dirs.config, FOLDER_VMS, &m->specs_fd },
+        { m->specs_dir, NULL, &m->specs_fd },
         { m->dirs.state, FOLDER_SNAPSHOTS, &m->snapshots_fd },
     };
     int r = 0;
@@ -181,6 +181,17 @@ static int copy_dirs(struct manager *m, const struct dirs *dirs)
         str_set(&m->dirs.config, dirs->config) < 0)
         return -ENOMEM;
     return 0;
+}
+
+static int find_specs(struct manager *m)
+{
+    const char *keys = m->config.vm_config.authorized_keys_file;
+
+    if (keys)
+        log_warning("/vm_config/authorized_keys_file: not used by this version: %s goes into no VM", keys);
+    if (m->config.vm_config.configs_dir)
+        return str_set(&m->specs_dir, m->config.vm_config.configs_dir);
+    return str_format(&m->specs_dir, "%s/%s", m->dirs.config, FOLDER_VMS);
 }
 
 /* Each VM is two fds to us: its line and its pidfd. */
@@ -286,6 +297,9 @@ static int set_up(struct manager *m, const struct manager_options *options, stru
         log_set_level((enum log_level)options->log_level);
     else if (m->config.log_level && log_level_from_string(m->config.log_level, &level) >= 0)
         log_set_level(level);
+    r = find_specs(m);
+    if (r < 0)
+        return err_from(err, r, "starting the manager");
     r = find_group(m, options->group, err);
     if (r >= 0)
         r = open_folders(m, err);
@@ -465,6 +479,7 @@ void manager_free(struct manager *m)
     fd_close(m->lock_fd);
     host_config_clear(&m->config);
     dirs_clear(&m->dirs);
+    free(m->specs_dir);
     free(m->shim_path);
     free(m);
 }

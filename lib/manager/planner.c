@@ -17,7 +17,7 @@
 #include "lib/manager/state.h"
 #include "lib/qemu/resolve.h"
 #include "lib/spec/limits.h"
-#include "lib/spec/spec.h"
+#include "lib/spec/load.h"
 
 enum { CPUINFO_MAX = 64 * 1024 };
 
@@ -49,6 +49,7 @@ void plan_request_free(struct plan_request *p)
 static int read_spec(struct plan_request *p, struct spec *ret_spec)
 {
     auto_json json_t *json = NULL;
+    struct spec_reader reader = { .problem = specs_collect_problem };
     struct spec spec = { 0 };
     int r;
 
@@ -59,8 +60,8 @@ static int read_spec(struct plan_request *p, struct spec *ret_spec)
         return r;
     if (p->use & PLAN_SHOW)
         p->spec = json_incref(json);
-    p->problems = json_array();
-    r = p->problems ? spec_parse(json, specs_collect_problem, p->problems, &spec) : -ENOMEM;
+    reader.arg = p->problems = json_array();
+    r = p->problems ? spec_load(json, &reader, &spec) : -ENOMEM;
     if (r > 0)
         return specs_problems_err(p->problems, &p->err);
     if (r < 0)
@@ -68,7 +69,7 @@ static int read_spec(struct plan_request *p, struct spec *ret_spec)
     if (!streq(spec.name, p->vm->name)) {
         r = err_set(&p->err, EINVAL, "bad-spec", "%s is the spec of \"%s\" now", p->spec_file, spec.name);
     } else {
-        r = spec_check_host(&spec, specs_collect_problem, p->problems);
+        r = spec_load_host(json, &spec, &reader);
         if (r > 0)
             r = specs_problems_err(p->problems, &p->err);
     }

@@ -301,9 +301,8 @@ static int write_spec(struct restore *r, struct restore_target *t)
         return 0;
     snprintf(file, sizeof(file), "%s.json", t->name);
     if (faccessat(r->manager->specs_fd, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-        return err_set(&r->err, EEXIST, "refused",
-                       "there is a spec %s/" FOLDER_VMS "/%s that the manager has not read: apply or remove it first",
-                       r->manager->dirs.config, file);
+        return err_set(&r->err, EEXIST, "refused", "there is a spec %s/%s that the manager has not read: apply or remove it first",
+                       r->manager->specs_dir, file);
     result = hold_back(r, t);
     if (result < 0)
         return err_set_errno(&r->err, -result, "not-saved", "can't write %s/" FOLDER_VMS "/%s/" FILE_WANTED, r->manager->dirs.state,
@@ -314,7 +313,7 @@ static int write_spec(struct restore *r, struct restore_target *t)
     if (result >= 0)
         result = file_write(r->manager->specs_fd, file, lines, strlen(lines), FILE_MODE, FILE_DURABLE);
     if (result < 0)
-        return err_set_errno(&r->err, -result, "not-saved", "can't write %s/" FOLDER_VMS "/%s", r->manager->dirs.config, file);
+        return err_set_errno(&r->err, -result, "not-saved", "can't write %s/%s", r->manager->specs_dir, file);
     t->written = true;
     return 0;
 }

@@ -10,6 +10,7 @@
 #include "lib/base/parse.h"
 #include "lib/manager/registry.h"
 #include "lib/manager/state.h"
+#include "lib/spec/load.h"
 
 #define SPEC_SUFFIX ".json"
 
@@ -36,6 +37,20 @@ int specs_read(int specs_fd, const char *file, json_t **ret_json, struct err *er
     return r;
 }
 
+int specs_to_native(const json_t *json, json_t **ret_native)
+{
+    const struct spec_reader nobody = { .arg = NULL };
+    auto_spec struct spec spec = { 0 };
+    int r;
+
+    if (!spec_is_spvm(json)) {
+        *ret_native = json_incref((json_t *)(uintptr_t)json);
+        return 0;
+    }
+    r = spec_load(json, &nobody, &spec);
+    return r > 0 ? -EINVAL : r < 0 ? r : spec_emit(&spec, ret_native);
+}
+
 const char *specs_file(const struct vm *vm, char buf[VM_PATH_MAX])
 {
     if (vm->spec_file)
@@ -58,6 +73,14 @@ const struct vm *specs_file_owner(const struct manager *m, const char *name)
     return NULL;
 }
 
+static void log_spec_warning(void *arg, const struct err *err)
+{
+    const struct vm *vm = arg;
+
+    log_vm_warning(vm->name, "%s", err->text);
+}
+
+/* Name, "enabled" and restart policy are where they are in either form of a spec. */
 void specs_note(struct vm *vm, const json_t *spec)
 {
     const json_t *enabled = json_object_get(spec, "enabled");
@@ -68,6 +91,7 @@ void specs_note(struct vm *vm, const json_t *spec)
     vm->enabled = !json_is_false(enabled);
     vm->policy = (uint8_t)(p < 0 ? RESTART_ON_FAILURE : p);
     vm->check_due = true;
+    (void)spec_warnings(spec, &(struct spec_reader){ .warning = log_spec_warning, .arg = vm });
 }
 
 static void set_error(struct vm *vm, const char *text)
@@ -163,7 +187,7 @@ int specs_scan(struct manager *m, struct err *err)
     if (!dir) {
         r = -errno;
         fd_close(fd);
-        return err_set_errno(err, -r, "no-specs", "can't read %s/%s", m->dirs.config, FOLDER_VMS);
+        return err_set_errno(err, -r, "no-specs", "can't read %s", m->specs_dir);
     }
     rewinddir(dir);
     while (r >= 0 && (errno = 0, entry = readdir(dir))) {
@@ -175,7 +199,7 @@ int specs_scan(struct manager *m, struct err *err)
     if (r >= 0 && errno)
         r = -errno;
     closedir(dir);
-    return r < 0 ? err_set_errno(err, -r, "no-specs", "can't read %s/%s", m->dirs.config, FOLDER_VMS) : 0;
+    return r < 0 ? err_set_errno(err, -r, "no-specs", "can't read %s", m->specs_dir) : 0;
 }
 
 void specs_collect_problem(void *arg, const struct err *err)

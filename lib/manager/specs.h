@@ -1,4 +1,4 @@
-/* The folder of specs, CONFIG/vms: which VMs there are, and the files' text. What a spec means is lib/spec's matter. */
+/* The folder of specs, CONFIG/vms or as the host config says: which VMs there are, and the files' text. What a spec means is lib/spec's matter. */
 #pragma once
 
 #include "lib/base/err.h"
@@ -13,6 +13,9 @@ int specs_scan(struct manager *m, struct err *err);
 
 /* One file as JSON. -ENOENT, -EINVAL with line and column… Blocks; safe on any thread. */
 int specs_read(int specs_fd, const char *file, json_t **ret_json, struct err *err);
+
+/* A spec as a native one, whichever form it is written in. -EINVAL: what it means can't be told. May block, as specs_read(). */
+int specs_to_native(const json_t *json, json_t **ret_native);
 
 /* The name of the VM's file; valid until it changes. */
 const char *specs_file(const struct vm *vm, char buf[VM_PATH_MAX]);

@@ -44,6 +44,7 @@ struct manager {
     struct loop *loop;
     struct dirs dirs;
     struct host_config config;
+    char *specs_dir; /* CONFIG/vms, or as the config says */
     char *shim_path;
     gid_t group;   /* (gid_t)-1: none */
     rlim_t nofile; /* the soft limit we were started with; children get it back */

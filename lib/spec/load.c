@@ -7,6 +7,11 @@ bool spec_is_spvm(const json_t *json)
     return json_is_object(json) && (json_object_get(json, "run_configuration") || json_object_get(json, "qemu_configuration"));
 }
 
+int spec_warnings(const json_t *json, const struct spec_reader *reader)
+{
+    return spec_is_spvm(json) && reader->warning ? spvm_warn(json, reader) : 0;
+}
+
 int spec_load(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec)
 {
     if (spec_is_spvm(json))

@@ -14,7 +14,10 @@ struct spec_reader {
 /* Whether the object is in the sp-vm format: one with "run_configuration" or "qemu_configuration". */
 bool spec_is_spvm(const json_t *json);
 
-/* As spec_parse(), of either form. Of an sp-vm file that names a "build_dir" that folder is read: blocks. */
+/* Just the warnings. Looks at no host. 0 or -ENOMEM. */
+int spec_warnings(const json_t *json, const struct spec_reader *reader);
+
+/* As spec_parse(), of either form, with the warnings first. Of an sp-vm file that names a "build_dir" that folder is read: blocks. */
 int spec_load(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec);
 
 /* What only this host can say of what spec_load() made of `json`. The number of problems, or -ENOMEM. */

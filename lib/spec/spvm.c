@@ -19,8 +19,7 @@ static void warn(const struct spec_reader *reader, const char *pointer, const ch
     struct err err = ERR_INIT;
 
     err_set(&err, EINVAL, "spec-warning", "%s: %s", pointer, text);
-    if (reader->warning)
-        reader->warning(reader->arg, &err);
+    reader->warning(reader->arg, &err);
 }
 
 /* A JSON Pointer token (RFC 6901). */
@@ -76,6 +75,15 @@ static int warn_of_unknown(const struct spec_reader *reader, const struct record
             return r;
     }
     return 0;
+}
+
+int spvm_warn(const json_t *json, const struct spec_reader *reader)
+{
+    const json_t *cache_dir = json_object_get(json_object_get(json, "qemu_configuration"), "cache_dir");
+
+    if (json_is_string(cache_dir))
+        warn(reader, "/qemu_configuration/cache_dir", "not used: the disks of a VM are in its state folder");
+    return warn_of_unknown(reader, &spvm_type, "", json);
 }
 
 /* ---- places ---- */
@@ -205,17 +213,13 @@ static int map_spec(const struct spvm *vm, const struct spvm_build *build, struc
 /* ---- the whole ---- */
 
 /* The file as it is in memory: everything wrong with it in itself is told. */
-static int read_file(const json_t *json, const struct spec_reader *reader, struct problems *p, struct spvm *vm)
+static int read_file(const json_t *json, struct problems *p, struct spvm *vm)
 {
     spvm_type.init(vm);
-    int r = warn_of_unknown(reader, &spvm_type, "", json);
-    if (r >= 0)
-        r = record_parse_all(&spvm_type, json, 0, vm, problem_from_record, p);
+    int r = record_parse_all(&spvm_type, json, 0, vm, problem_from_record, p);
     if (r < 0)
         return r;
     spvm_check(vm, p);
-    if (vm->qemu.cache_dir && !problem_under(p, "/qemu_configuration/cache_dir"))
-        warn(reader, "/qemu_configuration/cache_dir", "not used: the disks of a VM are in its state folder");
     return 0;
 }
 
@@ -228,7 +232,9 @@ int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec
     struct spvm vm = { 0 };
 
     spec_type.init(&spec);
-    int r = read_file(json, reader, &problems, &vm);
+    int r = spec_warnings(json, reader);
+    if (r >= 0)
+        r = read_file(json, &problems, &vm);
     if (r >= 0 && vm.run.build_dir && !problem_under(&problems, BUILD_DIR))
         r = spvm_build_read(reader->root, vm.run.build_dir, &problems, &build);
     if (r >= 0)

@@ -45,6 +45,7 @@ int spvm_build_read(const char *root, const char *folder, struct problems *p, st
 void spvm_build_clear(struct spvm_build *build);
 #define auto_spvm_build auto_cleanup(spvm_build_clear)
 
+int spvm_warn(const json_t *json, const struct spec_reader *reader);
 /* As spec_parse(), of a spec in the sp-vm format. */
 int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec);
 /* As spec_check_host(), with the places named as in the sp-vm file. */

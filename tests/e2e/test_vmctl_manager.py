@@ -256,8 +256,8 @@ class Specs(VmctlCase):
         self.expect(0, "check", good, out=f"{good}: good (web)\n", err="")
         careless = self.file("vms/b.json", self.sp_vm("b", cpus=2, cache_dir="/var/cache/b"))
         lines = self.expect(0, "check", careless, out=f"{careless}: good (b)\n").stderr.splitlines()
-        self.assertEqual(lines, [f"{careless}: warning: /qemu_configuration/cpus: unknown key, ignored",
-                                 f"{careless}: warning: /qemu_configuration/cache_dir: not used: the disks of a VM are in its state folder"])
+        self.assertEqual(lines, [f"{careless}: warning: /qemu_configuration/cache_dir: not used: the disks of a VM are in its state folder",
+                                 f"{careless}: warning: /qemu_configuration/cpus: unknown key, ignored"])
         bad = self.file("vms/c.json", self.sp_vm("c/c", {"build_dir": "/nowhere"}, mode="tdx", gpus=["c1:00.0"], cores=0, state_disk_persistent=False))
         native = self.file("vms/d.json", self.spec("web", cpus="two"))
         lines = self.expect(1, "check", self.path("vms"), out="good (web)").stderr.splitlines()
@@ -266,7 +266,7 @@ class Specs(VmctlCase):
             self.assertEqual(sum(line.startswith(f"{file}: {where}: ") for line in lines), 1, (where, lines))
         self.expect(1, "check", good, self.file("twice.json", self.spec("web")), err='/name: "web" is already the name of the VM in')
         result = json.loads(self.expect(0, "check", "--json", careless, err="").stdout)[0]
-        self.assertEqual([w["path"] for w in result["warnings"]], ["/qemu_configuration/cpus", "/qemu_configuration/cache_dir"])
+        self.assertEqual([w["path"] for w in result["warnings"]], ["/qemu_configuration/cache_dir", "/qemu_configuration/cpus"])
         os.unlink(self.path("build", "OVMF.fd"))
         self.expect(1, "check", good, out="", err=f"{good}: /run_configuration/build_dir: '{self.path('build', 'OVMF.fd')}' can't be found")
 

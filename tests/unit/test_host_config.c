@@ -32,6 +32,44 @@ START_TEST(full)
 }
 END_TEST
 
+/* As its operators have it, by the name it has there; a file of our own goes before it. */
+START_TEST(of_sp_vm)
+{
+    struct host_config config = { 0 };
+
+    fixture_write("config.json",
+                  "{\"vm_config\": {\"configs_dir\": \"/srv/vms\", \"authorized_keys_file\": \"/root/.ssh/authorized_keys\"}}");
+    ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
+    ck_assert_str_eq(config.vm_config.configs_dir, "/srv/vms");
+    ck_assert_str_eq(config.vm_config.authorized_keys_file, "/root/.ssh/authorized_keys");
+    ck_assert_int_eq(config.restore.mode, RESTORE_MODE_DEFAULT);
+    host_config_clear(&config);
+
+    fixture_write("config.json", "{\"vm_config\": {\"authorized_keys_file\": null}}");
+    ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
+    ck_assert_str_eq(config.vm_config.configs_dir, "/etc/sp/watchdog/vms");
+    ck_assert_ptr_null(config.vm_config.authorized_keys_file);
+    host_config_clear(&config);
+
+    fixture_write("holdfast.json", "{\"group\": \"staff\"}");
+    ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
+    ck_assert_str_eq(config.group, "staff");
+    ck_assert_ptr_null(config.vm_config.configs_dir);
+    host_config_clear(&config);
+}
+END_TEST
+
+START_TEST(wrong_of_sp_vm)
+{
+    struct host_config config = { .start_interval = 5 };
+    struct err err = ERR_INIT;
+
+    fixture_write("config.json", "{\"vm_config\": 1}");
+    ck_assert_int_lt(host_config_read(fixture.path, &config, &err), 0);
+    ck_assert_ptr_nonnull(strstr(err.text, "/config.json: /vm_config: "));
+}
+END_TEST
+
 static const struct {
     const char *text, *says;
 } bad[] = {
@@ -41,6 +79,8 @@ static const struct {
     { "{\"restore\": {\"mode\": \"magic\"}}", "/restore/mode" },
     { "{\"restore\": {\"prefetch\": 1}}", "/restore/prefetch" },
     { "{\"restore\": {\"lazy\": true}}", "/restore/lazy" },
+    { "{\"vm_config\": {\"configs_dir\": \"vms\"}}", "/vm_config/configs_dir" },
+    { "{\"vm_config\": {\"config_dir\": \"/vms\"}}", "/vm_config/config_dir" },
     { "{\n\"group\": }", "line 2" },
 };
 
@@ -61,6 +101,8 @@ static void add_tests(TCase *tc)
 {
     tcase_add_test(tc, missing);
     tcase_add_test(tc, full);
+    tcase_add_test(tc, of_sp_vm);
+    tcase_add_test(tc, wrong_of_sp_vm);
     tcase_add_loop_test(tc, wrong, 0, ARRAY_LEN(bad));
 }
 
