@@ -152,7 +152,7 @@ int layers_folder(int state_fd, size_t index, uint64_t *ret_number)
     auto_fd int fd = -1;
     int r;
 
-    if (mkdirat(state_fd, FOLDER_LAYERS, 0750) < 0 ? errno != EEXIST : fsync(state_fd) < 0)
+    if (mkdirat(state_fd, FOLDER_LAYERS, 0750) < 0 && errno != EEXIST)
         return -errno;
     fd = dir_open(state_fd, FOLDER_LAYERS);
     r = fd < 0 ? fd : each_layer(fd, note_number, &numbering);

@@ -157,3 +157,5 @@ int layers_link(const struct freeze *freeze, int disks_fd, const char *disks_pat
  * -EINVAL with id "other-disks" when the plan's disks are others than the snapshot's. Blocks. */
 int layers_restore(int state_fd, const struct plan *plan, const struct snapshot *snapshot, const struct disks *old, struct disks *ret_disks,
                    struct err *err);
+/* What layers_restore() made is on disk when it returns: before layers_store(). Blocks; made for another thread, while QEMU starts. */
+int layers_sync(int state_fd, const struct disks *disks, struct err *err);

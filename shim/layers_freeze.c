@@ -153,7 +153,7 @@ static int make_overlay(const struct freeze_input *in, size_t index, struct froz
         disk->file[0] = '\0';
         return disk->overlay_fd;
     }
-    if (fsync(folder) < 0)
+    if (fsync(disk->overlay_fd) < 0 || fsync(folder) < 0 || fsync(in->state_fd) < 0)
         return err_set_errno(err, errno, "no-overlay", "can't use %s/" FOLDER_LAYERS "/%s", in->plan->state_dir, disk->file);
     return 0;
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "lib/base/fd.h"
+#include "lib/base/file.h"
 #include "lib/base/util.h"
 #include "lib/qemu/chains.h"
 #include "shim/layers.h"
@@ -162,9 +163,7 @@ static int put_overlay(struct restoring *to, const struct snapshot_disk *disk, s
         str_format(&layers[0].path, "%s/" FOLDER_LAYERS "/%s", to->plan->state_dir, name) < 0 || str_set(&layers[0].format, "qcow2") < 0)
         return -ENOMEM;
     fd = overlay_create(to->folder, name, &layers[1], disk->size, err);
-    if (fd < 0)
-        return fd;
-    return fsync(to->folder) < 0 ? err_set_errno(err, errno, "no-overlay", "can't sync %s/" FOLDER_LAYERS, to->plan->state_dir) : 0;
+    return fd < 0 ? fd : 0;
 }
 
 static int restore_written(struct restoring *to, const struct chain *chain, const struct snapshot_disk *disk, struct err *err)
@@ -249,4 +248,30 @@ int layers_restore(int state_fd, const struct plan *plan, const struct snapshot 
     *ret_disks = record;
     record = (struct disks){ 0 };
     return 0;
+}
+
+static int sync_top(int folder, const struct disk_layers *disk)
+{
+    const char *slash = strrchr(disk->layers[0].path, '/');
+    auto_fd int fd = slash ? openat(folder, slash + 1, O_RDONLY | O_NOFOLLOW | O_CLOEXEC) : -1;
+
+    if (fd < 0) /* somebody's own file: a read-only disk */
+        return 0;
+    return fsync(fd) < 0 ? -errno : 0;
+}
+
+int layers_sync(int state_fd, const struct disks *disks, struct err *err)
+{
+    auto_fd int folder = disks->n_disks > 0 ? dir_open(state_fd, FOLDER_LAYERS) : -1;
+    int r = 0;
+
+    if (folder == -ENOENT || disks->n_disks == 0)
+        return 0;
+    if (folder < 0)
+        r = folder;
+    for (size_t i = 0; i < disks->n_disks && r >= 0; i++)
+        r = sync_top(folder, &disks->disks[i]);
+    if (r >= 0 && (fsync(folder) < 0 || fsync(state_fd) < 0))
+        r = -errno;
+    return r < 0 ? err_set_errno(err, -r, "no-overlay", "can't sync " FOLDER_LAYERS) : 0;
 }

@@ -20,11 +20,12 @@
 /* Of each step; loading RAM before the guest runs (eager) takes as long as the disk takes. */
 enum { STEP_TIMEOUT_MS = 30 * 1000 };
 
-enum restore_step { STEP_IDLE, STEP_LOOK, STEP_RAM, STEP_INCOMING, STEP_CONT };
+enum restore_step { STEP_IDLE, STEP_LOOK, STEP_RAM, STEP_INCOMING, STEP_SYNC, STEP_CONT };
 
 struct restore {
     struct vm *vm;
-    struct task *task; /* restore_prepare(), while it runs */
+    struct task *task; /* restore_prepare(), while it runs; then layers_sync() */
+    bool synced;
     struct ram_source source;
     struct disks disks;
     bool has_disks;
@@ -42,6 +43,7 @@ static void on_deadline(struct ev_loop *ev, ev_timer *w, int revents)
         [STEP_LOOK] = "QEMU to answer",
         [STEP_RAM] = "the RAM to be mapped",
         [STEP_INCOMING] = "the device state to be loaded",
+        [STEP_SYNC] = "its disks to be written",
         [STEP_CONT] = "the guest to run",
     };
     struct restore *restore = container_of(w, struct restore, deadline);
@@ -65,6 +67,8 @@ static struct restore *get(struct vm *vm)
 
 /* ---- before QEMU ---- */
 
+static void let_run(struct vm *vm);
+
 static int run_prepare(void *arg, struct err *err)
 {
     struct restore *restore = arg;
@@ -86,6 +90,34 @@ static int run_prepare(void *arg, struct err *err)
     return r;
 }
 
+/* ---- what was made for the disks, on disk ---- */
+
+static int run_sync(void *arg, struct err *err)
+{
+    struct restore *restore = arg;
+
+    return layers_sync(restore->vm->state_fd, &restore->disks, err);
+}
+
+static void on_synced(void *arg, int r, const struct err *err)
+{
+    struct restore *restore = arg;
+
+    restore->synced = r >= 0;
+    if (r < 0)
+        vm_restore_failed(restore->vm, "%s", err->text);
+    else if (restore->step == STEP_SYNC)
+        let_run(restore->vm);
+}
+
+static void start_sync(struct restore *restore)
+{
+    int r = task_start(restore->vm->loop, &(struct task_work){ run_sync, on_synced, restore }, &restore->task);
+
+    if (r < 0)
+        vm_restore_failed(restore->vm, "can't start a thread: %s", strerror(-r));
+}
+
 static void on_prepared(void *arg, int r, const struct err *err)
 {
     struct restore *restore = arg;
@@ -93,6 +125,8 @@ static void on_prepared(void *arg, int r, const struct err *err)
 
     if (restore->source.warning)
         vm_tell(vm, EVENT_MEMORY, NULL, "%s", restore->source.warning);
+    if (r >= 0)
+        start_sync(restore); /* beside QEMU's start, which takes longer */
     if (r >= 0)
         vm_prepare_steps(vm);
     else
@@ -224,33 +258,41 @@ void restore_poke(struct vm *vm)
     load_state(vm);
 }
 
-/* From the moment the guest writes, its disks are these. */
-static int store_disks(struct vm *vm, struct err *err)
+/* What the predecessor of an adopting shim had prepared. */
+static int find_disks(struct vm *vm, struct err *err)
 {
     struct restore *restore = vm->restore;
     auto_json json_t *json = NULL;
     auto_free char *text = NULL;
     size_t len;
-    int r = 0;
+    int r;
 
-    if (!restore->has_disks) {
-        r = file_read(vm->run_fd, FILE_RESTORE_DISKS, RECORD_MAX, &text, &len);
-        if (r >= 0)
-            r = json_parse(text, len, &json, err);
-        if (r >= 0)
-            r = disks_from_json(json, &restore->disks, err);
-        restore->has_disks = r >= 0;
-    }
+    if (restore->has_disks)
+        return 0;
+    r = file_read(vm->run_fd, FILE_RESTORE_DISKS, RECORD_MAX, &text, &len);
     if (r >= 0)
-        r = layers_store(vm->state_fd, &restore->disks, err);
-    return r < 0 ? err_from(err, r, "writing down the disks' layers") : 0;
+        r = json_parse(text, len, &json, err);
+    if (r >= 0)
+        r = disks_from_json(json, &restore->disks, err);
+    restore->has_disks = r >= 0;
+    return r < 0 ? err_from(err, r, "reading the disks' layers") : 0;
 }
 
 static void let_run(struct vm *vm)
 {
     struct err err = ERR_INIT;
+    int r = find_disks(vm, &err);
 
-    if (store_disks(vm, &err) < 0) {
+    if (r >= 0 && !vm->restore->synced) {
+        enter(vm->restore, STEP_SYNC);
+        if (!vm->restore->task)
+            start_sync(vm->restore);
+        return;
+    }
+    if (r >= 0 && vm->restore->disks.n_disks > 0) /* from the moment the guest writes, its disks are these */
+        r = layers_store(vm->state_fd, &vm->restore->disks, &err);
+    if (r < 0) {
+        err_from(&err, r, "writing down the disks' layers");
         vm_restore_failed(vm, "%s", err.text);
         return;
     }
@@ -296,8 +338,10 @@ void restore_begin(struct vm *vm)
         vm_restore_failed(vm, "out of memory");
         return;
     }
-    if (restore_failure(vm))
+    if (restore_failure(vm)) { /* found before there was a QEMU to kill */
+        (void)vm_signal(vm, SIGKILL);
         return;
+    }
     if (restore->step != STEP_IDLE)
         return; /* it was begun with the greeting */
     if (!vm->qemu.child) {

@@ -41,7 +41,6 @@ void snapshot_progress(struct snapshot_job *job, const char *phase, uint64_t don
 void snapshot_end_consume(struct snapshot_job *job, json_t *record)
 {
     struct vm *vm = job->vm;
-    auto_json json_t *owned = record;
 
     vm->snapshot = NULL;
     snapshot_pending_remove(vm);
@@ -52,6 +51,7 @@ void snapshot_end_consume(struct snapshot_job *job, json_t *record)
         vm_tell(vm, EVENT_SNAPSHOT, NULL, "no snapshot %s: %s", job->record.name, job->err.text);
     if (job->watcher.ended)
         job->watcher.ended(job->watcher.arg, record, &job->err);
+    json_decref(record);
     snapshot_job_free(job);
     ram_guest_runs(vm); /* a pager that was done meanwhile had to wait for us */
 }

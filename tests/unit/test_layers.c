@@ -342,6 +342,7 @@ START_TEST(what_can_not_be_linked_is_protected)
     uint64_t number = 0;
     ck_assert_ptr_nonnull(mkdtemp(elsewhere));
     auto_fd int disks = dir_open(AT_FDCWD, elsewhere), folder = layers_folder(fixture.dir, 0, &number);
+    ck_assert_int_ge(folder, 0);
     fixture_write("layers/disk0-1.qcow2", "x");
     ck_assert_int_eq(str_format(&layers, "%s/layers", fixture.path), 0);
     ck_assert_int_eq(str_format(&path, "%s/disk0-1.qcow2", layers), 0);
