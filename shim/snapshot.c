@@ -399,6 +399,7 @@ void snapshot_vm_stops(struct vm *vm)
         snapshot_cancel(vm);
 }
 
-bool snapshot_holds(const struct vm *vm) { return vm->snapshot && vm->snapshot->held; }
+/* Also while it is let run on: a stop that was on its way when the snapshot failed is answered only now. */
+bool snapshot_holds(const struct vm *vm) { return (vm->snapshot && vm->snapshot->held) || vm->running_on > 0; }
 
 bool snapshot_will_hold(const struct vm *vm) { return snapshot_holds(vm) || (vm->snapshot && vm->snapshot->step == SNAPSHOT_STOP); }

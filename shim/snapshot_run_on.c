@@ -20,6 +20,7 @@ static void ask_to_run(struct run_on *o);
 
 static void end_run_on(struct run_on *o, const char *why)
 {
+    o->vm->running_on--;
     o->done(o->vm, why);
     free(o);
 }
@@ -64,6 +65,7 @@ void snapshot_run_on(struct vm *vm, void (*done)(struct vm *vm, const char *why)
         done(vm, "out of memory");
         return;
     }
+    vm->running_on++;
     *o = (struct run_on){ .vm = vm, .since = clock_mono_us(), .done = done };
     ask_to_run(o);
 }
