@@ -98,6 +98,7 @@ static void on_greeting(struct vm *vm, const json_t *data)
 static void on_resume(struct vm *vm, const json_t *data)
 {
     vm->qemu.ran = true;
+    vm->no_room = false;
     vm_handle(vm, VM_RESUMED, NULL);
 }
 
@@ -106,6 +107,12 @@ static void on_stop(struct vm *vm, const json_t *data)
     /* After SHUTDOWN QEMU stops the CPUs on its way out: that is no pause. Neither is the moment a snapshot takes. */
     if (!vm->qemu.shutdown_reason && vm->state != STATE_RESTORING && !snapshot_holds(vm))
         vm_handle(vm, VM_PAUSED, NULL);
+}
+
+/* QEMU docs/qemu-qmp-ref, BLOCK_IO_ERROR: with the action "stop" the guest stands still until it is let run. */
+static void on_io_error(struct vm *vm, const json_t *data)
+{
+    vm->no_room = json_is_true(json_object_get(data, "nospace")) && streq_opt(json_string_value(json_object_get(data, "action")), "stop");
 }
 
 static void on_shutdown(struct vm *vm, const json_t *data)
@@ -135,9 +142,10 @@ struct qmp_row {
 };
 
 static const struct qmp_row rows[] = {
-    { "greeting", on_greeting, true },           { "RESUME", on_resume, true },       { "STOP", on_stop, true },
-    { "SHUTDOWN", on_shutdown, false },          { "MIGRATION", on_migration, true }, { "RTC_CHANGE", on_noise, true },
-    { "NIC_RX_FILTER_CHANGED", on_noise, true },
+    { "greeting", on_greeting, true },   { "RESUME", on_resume, true },
+    { "STOP", on_stop, true },           { "SHUTDOWN", on_shutdown, false },
+    { "MIGRATION", on_migration, true }, { "BLOCK_IO_ERROR", on_io_error, false },
+    { "RTC_CHANGE", on_noise, true },    { "NIC_RX_FILTER_CHANGED", on_noise, true },
 };
 
 void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data)

@@ -77,6 +77,8 @@ void snapshot_finish_failure(struct snapshot_job *job)
 {
     snapshot_disks_undo(job);
     snapshot_folder_remove(job);
+    if (job->vm->no_room && job->vm->qemu.qmp_ready && job->was_running) /* it was us who took the room */
+        snapshot_run_on(job->vm, released);
     snapshot_end_consume(job, NULL);
 }
 

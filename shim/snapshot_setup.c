@@ -2,13 +2,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "lib/base/clock.h"
+#include "lib/base/parse.h"
 #include "lib/qemu/hardware.h"
 #include "shim/ram.h"
 #include "shim/snapshot_job.h"
 #include "shim/vm.h"
+
+enum { MIB = 1024 * 1024, RESERVE = 16 * MIB };
 
 static int open_source_index(struct snapshot_job *job, struct err *err)
 {
@@ -31,6 +36,33 @@ static int open_mapped(struct snapshot_job *job, struct err *err)
     return job->mem_fd < 0 ? err_set_errno(err, errno, "no-memory", "can't read QEMU's memory") : 0;
 }
 
+/* What memory.raw may grow to, bytes. */
+static uint64_t memory_needed(const struct vm *vm)
+{
+    const struct ram_source *source = &vm->ram->source;
+    struct stat st;
+
+    if (source->index) /* the image's, and what the guest has beside it */
+        return memory_index_present(source->index) * IMAGE_PAGE;
+    return vm->ram->memfd >= 0 && fstat(vm->ram->memfd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+/* The guest's own disks are often on this file system, and QEMU stops a guest whose write finds no room: so it is never filled up. */
+static int check_room(const struct snapshot_job *job, struct err *err)
+{
+    uint64_t needed = memory_needed(job->vm) + RESERVE, free;
+    char needed_text[SIZE_TEXT_MAX], free_text[SIZE_TEXT_MAX];
+    struct statvfs fs;
+
+    if (fstatvfs(job->dir, &fs) < 0)
+        return 0; /* writing will tell */
+    free = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (free >= needed)
+        return 0;
+    return err_set(err, ENOSPC, "no-space", "no space for it: %s may need up to %s, and %s are free there", job->folder,
+                   format_size((needed + MIB - 1) / MIB * MIB, needed_text), format_size(free / MIB * MIB, free_text));
+}
+
 int snapshot_setup(struct snapshot_job *job, struct err *err)
 {
     struct ram *ram = job->vm->ram;
@@ -45,7 +77,10 @@ int snapshot_setup(struct snapshot_job *job, struct err *err)
         .notify = snapshot_save_event,
         .arg = job,
     };
-    int r = memory_index_new(job->vm->plan.ram.size, &job->index);
+    int r = check_room(job, err);
+
+    if (r >= 0)
+        r = memory_index_new(job->vm->plan.ram.size, &job->index);
 
     if (r >= 0 && job->live)
         r = ram_faults(job->vm, &config.faults);

@@ -111,6 +111,7 @@ struct vm {
     struct ram *ram;               /* of the QEMU that runs or is being started */
     struct restore *restore;       /* under way */
     struct snapshot_job *snapshot; /* under way */
+    bool no_room;                  /* QEMU paused the guest, since a write of its found the host's file system full */
     unsigned running_on;           /* times QEMU has yet to answer that the guest runs on after a snapshot */
     struct tree tree;
     struct event_ring events;

@@ -28,15 +28,17 @@ static const char zero_page[UFFD_PAGE];
 /* Of what was missing when the guest began to run. */
 static void hit_failpoints(const struct pager *p, uint64_t fresh)
 {
-    uint64_t after = p->n_present - atomic_load(&p->left) + fresh, before = after - fresh;
+    uint64_t all = atomic_load(&p->left_at_attach), left = atomic_load(&p->left), before, after;
 
-    if (!atomic_load(&p->attaching) || p->n_present == 0)
+    if (all == 0 || left > all || left < fresh)
         return;
-    if (before * 100 / p->n_present < 1 && after * 100 / p->n_present >= 1)
+    before = (all - left) * 100 / all;
+    after = (all - left + fresh) * 100 / all;
+    if (before < 1 && after >= 1)
         FAILPOINT("shim.restore-1");
-    if (before * 100 / p->n_present < 50 && after * 100 / p->n_present >= 50)
+    if (before < 50 && after >= 50)
         FAILPOINT("shim.restore-50");
-    if (before * 100 / p->n_present < 99 && after * 100 / p->n_present >= 99)
+    if (before < 99 && after >= 99)
         FAILPOINT("shim.restore-99");
 }
 #else

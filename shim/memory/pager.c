@@ -285,6 +285,7 @@ int pager_attach(struct pager *p, int uffd, uint64_t features, uint64_t addr, pi
     atomic_store(&p->attaching, true);
     pthread_mutex_lock(&p->plain_lock); /* what was begun is finished */
     pthread_mutex_unlock(&p->plain_lock);
+    atomic_store(&p->left_at_attach, atomic_load(&p->left));
     p->uffd = uffd;
     p->addr = addr;
     p->qemu = qemu;

@@ -32,12 +32,13 @@ struct pager {
     struct pager_config config;
     struct pager_state state;
     uint64_t ram_size, pages, n_present;
-    uint64_t *present;      /* the image's bitmap */
-    atomic_ulong left;      /* pages of the image that aren't settled */
-    bool resumed;           /* state is a predecessor's */
-    bool source_in_ram;     /* tmpfs: never waits, and knows no RWF_NOWAIT */
-    bool plain;             /* may be written into before the guest runs */
-    struct page_run *known; /* sorted, gaps closed */
+    uint64_t *present;           /* the image's bitmap */
+    atomic_ulong left;           /* pages of the image that aren't settled */
+    atomic_ulong left_at_attach; /* … when the guest began to run; 0: before that */
+    bool resumed;                /* state is a predecessor's */
+    bool source_in_ram;          /* tmpfs: never waits, and knows no RWF_NOWAIT */
+    bool plain;                  /* may be written into before the guest runs */
+    struct page_run *known;      /* sorted, gaps closed */
     size_t n_known;
     uint64_t known_plain; /* known pages below this one were there before the guest ran */
 

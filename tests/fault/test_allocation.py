@@ -54,6 +54,8 @@ class Allocation(FaultTest):
         self.same(before, self.running("web"))
         self.host.wait_ticks("web")
         self.assertWhole("web")
+        # its last shim may still be on its way out
+        wait_for(lambda: self.host.state("other") not in ("unresponsive", "unknown"), "the other one to be known", 30)
         self.host.vmctl("start", "other")
         self.running("other")
         self.finish()

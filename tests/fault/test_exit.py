@@ -68,6 +68,7 @@ class Exits(FaultTest):
             if code is not None:
                 self.assertEqual(last["code"], code)
         self.assertNotEqual(last["kind"], "unknown")
+        wait_for(lambda: self.exits("web"), "the exit to be written down, which follows what is shown", 20)
         told = self.exits("web")
         self.assertEqual([(e["incarnation"], e["data"]["kind"]) for e in told], [(1, last["kind"])], "told exactly once")
         # nothing of it is told again by a manager that comes later

@@ -48,6 +48,7 @@ struct pattern {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool held;
+    atomic_uint quiet; /* passes that only look: what changed while it stood still is found before it is rewritten by chance */
     unsigned standing; /* threads that wait for being let go */
     pthread_barrier_t pass;
     atomic_uint wrong; /* pages, in this pass */
@@ -170,6 +171,9 @@ static void tell_pass(struct pattern *p, unsigned long long pass)
 {
     unsigned wrong = atomic_exchange(&p->wrong, 0);
 
+    if (atomic_load(&p->quiet) > 0)
+        atomic_fetch_sub(&p->quiet, 1);
+
     if (wrong)
         tell(p->tty, "pattern pass %llu WRONG: %u pages", pass, wrong);
     else
@@ -180,6 +184,8 @@ static void set_held(struct pattern *p, bool held)
 {
     pthread_mutex_lock(&p->lock);
     p->held = held;
+    if (held)
+        atomic_store(&p->quiet, 2); /* the one it stands in, and a whole one */
     pthread_cond_broadcast(&p->changed);
     while (held && p->standing < p->threads)
         pthread_cond_wait(&p->changed, &p->lock);
@@ -197,7 +203,8 @@ static void *work(void *arg)
             stand_while_held(p);
             for (unsigned i = 0; i < BATCH && page < part->end; i++)
                 check_page(p, page++);
-            rewrite_some(part);
+            if (atomic_load(&p->quiet) == 0)
+                rewrite_some(part);
         }
         add_standing(p, 1); /* one that waits for the others touches nothing either */
         if (pthread_barrier_wait(&p->pass) == PTHREAD_BARRIER_SERIAL_THREAD)
