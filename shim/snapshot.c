@@ -84,7 +84,6 @@ static void on_woken(struct ev_loop *ev, ev_async *w, int revents)
         FAILPOINT("shim.snapshot-protecting");
         stop_guest(job);
     } else if (job->step == SNAPSHOT_COPY) {
-        FAILPOINT("shim.snapshot-copying");
         snapshot_show_copy(job);
     }
 }
@@ -100,6 +99,7 @@ static void copy(struct snapshot_job *job)
 {
     job->step = SNAPSHOT_COPY;
     save_copy(job->save);
+    FAILPOINT("shim.snapshot-copying");
 }
 
 static void resumed(struct vm *vm, const char *why)

@@ -59,7 +59,11 @@ class MemoryCrash(MemoryTest):
         send(signal.SIGCONT, *shims(self.host, vm))
 
     def kill_shim(self, vm):
-        send(signal.SIGKILL, *shims(self.host, vm))
+        """The manager learns of it in its own time; until then it shows the VM as it was."""
+        victims = shims(self.host, vm)
+        send(signal.SIGKILL, *victims)
+        wait_for(lambda: not any(alive(pid) for pid in victims), "the shim to be gone", 10)
+        wait_for(lambda: self.host.list().get(vm, {}).get("shim_pid") not in victims, "the manager to see that it is gone", 10)
 
     def stop_shim(self, vm):
         """Nobody else waits for it meanwhile."""
