@@ -54,6 +54,19 @@ void link_close(struct vm *vm)
     vm_timer_stop(vm);
 }
 
+static void reconnect_later(struct vm *vm)
+{
+    uint64_t ms = CONNECT_FIRST_MS;
+
+    for (unsigned i = 1; i <= vm->connects && ms < CONNECT_MAX_MS; i++)
+        ms = i == 1 ? CONNECT_MIN_MS : ms * 2;
+    if (ms > CONNECT_MAX_MS)
+        ms = CONNECT_MAX_MS;
+    if (vm->connects < UINT8_MAX)
+        vm->connects++;
+    vm_timer_start(vm, TIMER_CONNECT, ms);
+}
+
 /* Somebody answers, but not as the shim of this VM: shown, not believed, tried again later, and never touched. */
 static void distrust(struct vm *vm, const char *why)
 {
@@ -62,6 +75,14 @@ static void distrust(struct vm *vm, const char *why)
     vm_timer_start(vm, TIMER_CONNECT, CONNECT_MAX_MS);
     adopt_settled(vm);
     vm_changed(vm);
+}
+
+/* It answered and died before it was looked at: no stranger, just gone. Not for ever: who keeps answering in a dead one's name is one. */
+static bool died_meanwhile(const struct vm *vm)
+{
+    uint64_t start_time;
+
+    return vm->peer_pid > 0 && vm->connects < DEAD_ANSWERS_MAX && proc_start_time(vm->peer_pid, &start_time) == -ESRCH;
 }
 
 /* Name, boot, and process: the peer of the socket is the process the status names, and that process lives. */
@@ -81,12 +102,15 @@ static bool prove(struct vm *vm, const json_t *status)
         (void)str_format(&why, "the shim in its folder says it is of another boot");
     else if (pid != vm->peer_pid)
         (void)str_format(&why, "process %d answers and says it is %lld", (int)vm->peer_pid, (long long)pid);
-    else if (pidref_open_identity((pid_t)pid, (uint64_t)start_time, &ref) < 0)
-        (void)str_format(&why, "process %lld answers and is not the one that began at %lld", (long long)pid, (long long)start_time);
-    else {
+    else if (pidref_open_identity((pid_t)pid, (uint64_t)start_time, &ref) >= 0) {
         watch_take(vm, &ref);
         return true;
-    }
+    } else if (died_meanwhile(vm)) {
+        link_close(vm);
+        reconnect_later(vm);
+        return false;
+    } else
+        (void)str_format(&why, "process %lld answers and is not the one that began at %lld", (long long)pid, (long long)start_time);
     distrust(vm, why ? why : "what answers can't prove that it is its shim");
     return false;
 }
@@ -296,19 +320,6 @@ static void show_unresponsive(struct vm *vm)
     vm_set_view(vm, VIEW_UNRESPONSIVE, "its shim doesn't answer");
     adopt_settled(vm);
     vm_changed(vm);
-}
-
-static void reconnect_later(struct vm *vm)
-{
-    uint64_t ms = CONNECT_FIRST_MS;
-
-    for (unsigned i = 1; i <= vm->connects && ms < CONNECT_MAX_MS; i++)
-        ms = i == 1 ? CONNECT_MIN_MS : ms * 2;
-    if (ms > CONNECT_MAX_MS)
-        ms = CONNECT_MAX_MS;
-    if (vm->connects < UINT8_MAX)
-        vm->connects++;
-    vm_timer_start(vm, TIMER_CONNECT, ms);
 }
 
 void link_timer(struct vm *vm, enum vm_timer use)

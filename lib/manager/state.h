@@ -20,6 +20,7 @@ enum {
     SHIM_TIMEOUT_MS = 2000, /* for an answer of a shim */
     ADOPT_GRACE_MS = 300,   /* how long serving waits for shims that don't answer */
     CONNECT_FIRST_MS = 50,  /* a shim that holds its lock and doesn't listen is just beginning or just ending */
+    DEAD_ANSWERS_MAX = 3,   /* as often a shim may have died between its answer and the look at its process */
     CONNECT_MIN_MS = 1000,
     CONNECT_MAX_MS = 10 * 1000,
     ADOPT_RETRY_MS = 1000,     /* until the next try after an adoption in vain; doubled each time, up to 64 s */
