@@ -129,10 +129,9 @@ static int remove_spec(int specs_fd, const char *file)
     return fsync(specs_fd) < 0 ? -errno : 0;
 }
 
-/* With both locks in our hands, so that nobody starts it in the folder that is about to go. */
-static int remove_run_folder(int run_vms_fd, const char *name)
+int run_folder_remove(int folders_fd, const char *name)
 {
-    auto_fd int fd = dir_open(run_vms_fd, name), vm_lock = -1, shim_lock = -1;
+    auto_fd int fd = dir_open(folders_fd, name), vm_lock = -1, shim_lock = -1;
 
     if (fd < 0)
         return fd == -ENOENT ? 0 : fd;
@@ -143,7 +142,7 @@ static int remove_run_folder(int run_vms_fd, const char *name)
         return -EBUSY;
     if (shim_lock < 0 || vm_lock < 0)
         return shim_lock < 0 ? shim_lock : vm_lock;
-    return dir_remove_tree(run_vms_fd, name);
+    return dir_remove_tree(folders_fd, name);
 }
 
 static int remove_logs(const struct forget_dirs *dirs, const char *name, bool purge, json_t *kept)
@@ -169,7 +168,7 @@ int forget_files(const struct forget_dirs *dirs, const char *name, const char *s
     if (!kept)
         return -ENOMEM;
     /* The spec before the wish: with the wish that says deleting no manager starts the VM again, and without the spec none does. */
-    r = remove_run_folder(dirs->run_vms_fd, name);
+    r = run_folder_remove(dirs->run_vms_fd, name);
     if (r >= 0)
         r = remove_spec(dirs->specs_fd, spec_file);
     if (r >= 0 && !purge)

@@ -11,6 +11,7 @@
 #include "lib/base/socket.h"
 #include "lib/manager/api.h"
 #include "lib/manager/cids.h"
+#include "lib/manager/forget.h"
 #include "lib/manager/plan_restore.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/restore_spec.h"
@@ -112,23 +113,6 @@ bool warm_is_running(const struct manager *m, const char *snapshot_id)
     return lock_is_held(m->run_fd, warm_path(snapshot_id, FILE_SHIM_LOCK, path)) > 0;
 }
 
-/* With both locks in our hands, so that nothing lives in it. -EBUSY. */
-static int remove_dead(int warm_fd, const char *id)
-{
-    auto_fd int fd = dir_open(warm_fd, id), shim_lock = -1, vm_lock = -1;
-
-    if (fd < 0)
-        return fd == -ENOENT ? 0 : fd;
-    shim_lock = lock_take(fd, FILE_SHIM_LOCK);
-    if (shim_lock >= 0)
-        vm_lock = lock_take(fd, FILE_VM_LOCK);
-    if (shim_lock == -EWOULDBLOCK || vm_lock == -EWOULDBLOCK)
-        return -EBUSY;
-    if (shim_lock < 0 || vm_lock < 0)
-        return shim_lock < 0 ? shim_lock : vm_lock;
-    return dir_remove_tree(warm_fd, id);
-}
-
 void warm_sweep(const struct manager *m)
 {
     int fd = dir_open(m->run_fd, FOLDER_WARM);
@@ -141,7 +125,7 @@ void warm_sweep(const struct manager *m)
     }
     while ((entry = readdir(dir))) {
         char name[NAME_MAX_LEN + sizeof(NAME_PREFIX)];
-        int r = name_is_valid(entry->d_name) ? remove_dead(dirfd(dir), entry->d_name) : 0;
+        int r = name_is_valid(entry->d_name) ? run_folder_remove(dirfd(dir), entry->d_name) : 0;
 
         if (r == -EBUSY) {
             log_info("a snapshot is being warmed in %s/%s", FOLDER_WARM, entry->d_name);
@@ -170,7 +154,7 @@ static int prepare_folder(struct warm *w)
         return r;
     fd = dir_open(m->run_fd, FOLDER_WARM);
     snprintf(id, sizeof(id), "%s", w->info.found.id);
-    r = fd < 0 ? fd : remove_dead(fd, id);
+    r = fd < 0 ? fd : run_folder_remove(fd, id);
     if (r == -EBUSY)
         return err_set(&w->err, EBUSY, "refused", "%s/%s is being warmed already", w->vm, w->name);
     return r < 0 ? err_set_errno(&w->err, -r, "no-folder", "%s/%s", path, id) : 0;
@@ -230,7 +214,7 @@ static void remove_rest(const struct warm *w)
     (void)cids_drop(w->manager->cids, w->hidden->name);
     snprintf(id, sizeof(id), "%s", w->info.found.id);
     for (int i = 0; i < QEMU_DIES_TRIES && r == -EBUSY; i++) {
-        r = remove_dead(fd, id);
+        r = run_folder_remove(fd, id);
         if (r == -EBUSY)
             (void)usleep(QEMU_DIES_US);
     }
