@@ -31,7 +31,7 @@ enum {
     BATCH = 64,       /* pages checked between two looks at the orders */
     REWRITES = 4,     /* pages rewritten after each batch */
     LEAVE_MIB = 24,   /* for everything else in the guest, when asked for all there is */
-    WRONG_MAX = 8,    /* lines about it */
+    WRONG_MAX = 16,   /* lines about it: eight pages damaged on purpose are told in each of two passes */
     THREADS_MAX = 16, /* as many CPUs as tests give a guest */
 };
 
