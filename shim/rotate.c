@@ -12,6 +12,7 @@
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/base/thread.h"
 #include "proto/launch.h"
 #include "shim/log_cut.h"
 #include "shim/logs.h"
@@ -50,13 +51,8 @@ static void *cut_all(void *arg)
 
 static void begin_cut(struct rotation *ro)
 {
-    pthread_attr_t attributes;
-
-    if (pthread_attr_init(&attributes) != 0)
-        return;
     ev_async_start(loop_ev(ro->vm->loop), &ro->done);
-    ro->cutting = pthread_attr_setstacksize(&attributes, STACK_SIZE) == 0 && pthread_create(&ro->thread, &attributes, cut_all, ro) == 0;
-    (void)pthread_attr_destroy(&attributes);
+    ro->cutting = thread_start(STACK_SIZE, cut_all, ro, &ro->thread) == 0;
     if (!ro->cutting) {
         ev_async_stop(loop_ev(ro->vm->loop), &ro->done);
         ro->wait = LOOKS_AFTER_FAILURE;

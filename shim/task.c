@@ -2,7 +2,8 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
+
+#include "lib/base/thread.h"
 
 enum { STACK_SIZE = 256 * 1024 };
 
@@ -45,8 +46,6 @@ static void on_ended(struct ev_loop *ev, ev_async *w, int revents)
 int task_start(struct loop *l, const struct task_work *work, struct task **slot)
 {
     struct task *t = calloc(1, sizeof(*t));
-    pthread_attr_t attr;
-    sigset_t all, old;
     int r;
 
     if (!t)
@@ -56,17 +55,11 @@ int task_start(struct loop *l, const struct task_work *work, struct task **slot)
     t->loop = l;
     ev_async_init(&t->ended, on_ended);
     ev_async_start(loop_ev(l), &t->ended);
-    (void)pthread_attr_init(&attr);
-    (void)pthread_attr_setstacksize(&attr, STACK_SIZE);
-    (void)sigfillset(&all); /* signals are the loop's */
-    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-    r = pthread_create(&t->thread, &attr, run, t);
-    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-    (void)pthread_attr_destroy(&attr);
-    if (r != 0) {
+    r = thread_start(STACK_SIZE, run, t, &t->thread);
+    if (r < 0) {
         ev_async_stop(loop_ev(l), &t->ended);
         free(t);
-        return -r;
+        return r;
     }
     *slot = t;
     return 0;

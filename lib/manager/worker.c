@@ -2,7 +2,8 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
+
+#include "lib/base/thread.h"
 
 enum { WORKER_STACK = 256 * 1024 };
 
@@ -88,26 +89,14 @@ static void woken(struct ev_loop *ev, ev_async *watcher, int events) { finish(co
 
 static int start_threads(struct worker *w, unsigned threads)
 {
-    pthread_attr_t attr;
-    sigset_t all, before;
-    int r;
+    int r = 0;
 
-    r = pthread_attr_init(&attr);
-    if (r)
-        return -r;
-    pthread_attr_setstacksize(&attr, WORKER_STACK);
-
-    /* Signals are the loop's: a thread starts with the mask of its maker. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (w->n_threads < threads && !r) {
-        r = pthread_create(&w->threads[w->n_threads], &attr, worker_main, w);
-        if (!r)
+    while (w->n_threads < threads && r == 0) {
+        r = thread_start(WORKER_STACK, worker_main, w, &w->threads[w->n_threads]);
+        if (r == 0)
             w->n_threads++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
-    return -r;
+    return r;
 }
 
 int worker_new(struct loop *l, unsigned threads, struct worker **ret_worker)

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -11,6 +10,7 @@
 
 #include "lib/base/clock.h"
 #include "lib/base/fd.h"
+#include "lib/base/thread.h"
 #include "shim/memory/placement.h"
 #include "shim/memory/uffd.h"
 
@@ -260,8 +260,6 @@ static void *run(void *arg)
 
 static int start(struct faults *f)
 {
-    pthread_attr_t attr;
-    sigset_t all, old;
     uint64_t told;
     int r;
 
@@ -274,16 +272,9 @@ static int start(struct faults *f)
     if (read(f->wake_fd, &told, sizeof(told)) < 0 && errno != EAGAIN)
         return -errno;
     atomic_store(&f->ending, false);
-    (void)pthread_attr_init(&attr);
-    (void)pthread_attr_setstacksize(&attr, STACK_SIZE);
-    /* Signals are the loop's. */
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-    r = pthread_create(&f->thread, &attr, run, f);
-    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-    (void)pthread_attr_destroy(&attr);
+    r = thread_start(STACK_SIZE, run, f, &f->thread);
     f->started = r == 0;
-    return -r;
+    return r;
 }
 
 static void stop(struct faults *f)

@@ -3,13 +3,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "lib/base/clock.h"
 #include "lib/base/fd.h"
+#include "lib/base/thread.h"
 #include "shim/memory/pager_private.h"
 
 enum {
@@ -124,19 +124,10 @@ static int take_known(struct pager *p, struct err *err)
 
 static int start_loader(struct pager *p)
 {
-    pthread_attr_t attr;
-    sigset_t all, old;
-    int r;
+    int r = thread_start(STACK_SIZE, pager_loader, p, &p->loader);
 
-    (void)pthread_attr_init(&attr);
-    (void)pthread_attr_setstacksize(&attr, STACK_SIZE);
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-    r = pthread_create(&p->loader, &attr, pager_loader, p);
-    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-    (void)pthread_attr_destroy(&attr);
     p->loader_started = r == 0;
-    return -r;
+    return r;
 }
 
 static void init_locks(struct pager *p)

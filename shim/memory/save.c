@@ -1,8 +1,8 @@
 #include "shim/memory/save.h"
 
 #include <errno.h>
-#include <signal.h>
 
+#include "lib/base/thread.h"
 #include "shim/memory/save_parts.h"
 
 enum { STACK_SIZE = 128 * 1024 };
@@ -88,22 +88,7 @@ static int allocate(struct save *s)
     return s->batch ? 0 : -ENOMEM;
 }
 
-static int start(struct save *s)
-{
-    pthread_attr_t attr;
-    sigset_t all, old;
-    int r;
-
-    (void)pthread_attr_init(&attr);
-    (void)pthread_attr_setstacksize(&attr, STACK_SIZE);
-    /* Signals are the loop's. */
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-    r = pthread_create(&s->thread, &attr, save_run, s);
-    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-    (void)pthread_attr_destroy(&attr);
-    return -r;
-}
+static int start(struct save *s) { return thread_start(STACK_SIZE, save_run, s, &s->thread); }
 
 static void release(struct save *s)
 {
