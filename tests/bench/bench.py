@@ -117,6 +117,8 @@ def bench_heal(rows, options):
             begin = time.monotonic()
             os.kill(vm["shim_pid"], signal.SIGKILL)
             while True:
+                if time.monotonic() > begin + 60:
+                    raise TimeoutError("the VM has no other shim after a minute")
                 with Varlink(os.path.join(h.dirs["run"], "manager.sock")) as v:
                     now = v.call("io.holdfast.Manager.Get", {"name": "one"})["parameters"]["vm"]
                 if now["state"] == "running" and now.get("shim_pid") not in (None, vm["shim_pid"]):
