@@ -6,6 +6,7 @@ manager asks, and behaves as the file `fake-shim.json` in its VM's state folder 
     {"restore": "hang"}        it goes on restoring
     {"memory": {...}}          GetMemory, instead of what follows from the plan
     {"snapshot": "fail"}       Snapshot answers with an error after some progress
+    {"monitor": "die"}         it dies with its first answer to Monitor, once: the manager reads that only when the process is gone
 
 A snapshot is made by make_snapshot, which is beside the fake QEMU.
 """
@@ -16,6 +17,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -152,9 +154,26 @@ class Shim:
         os.rename(temporary, folder)
         client.send({"parameters": {"snapshot": read_json(os.path.join(folder, "snapshot.json"))}})
 
+    def die_answering(self, client):
+        write_json(self.state_path("fake-shim.json"), {})
+        manager = struct.unpack("3i", client.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        mine = os.getpid()
+        os.kill(manager, signal.SIGSTOP)
+        if os.fork() == 0:  # lets the manager go on when nothing is left of us
+            for fd in [self.listener.fileno(), client.connection.fileno(), *self.locks]:
+                os.close(fd)
+            while os.path.exists(f"/proc/{mine}"):
+                time.sleep(0.001)
+            os.kill(manager, signal.SIGCONT)
+            os._exit(0)
+        client.send({"parameters": {"status": self.status()}, "continues": True})
+        os.kill(mine, signal.SIGKILL)
+
     def answer(self, client, message):
         method, parameters = message["method"].rpartition(".")[2], message.get("parameters") or {}
-        if method == "Monitor":
+        if method == "Monitor" and self.behaviour.get("monitor") == "die":
+            self.die_answering(client)
+        elif method == "Monitor":
             client.send({"parameters": {"status": self.status()}, "continues": True})
             client.follows = True
         elif method == "GetStatus":

@@ -51,6 +51,16 @@ class WithFakeShim(HostTest):
             return v.call("io.holdfast.Manager." + method, parameters)
 
 
+class Answers(WithFakeShim):
+    def test_a_shim_that_dies_with_its_first_answer_is_no_stranger(self):
+        self.behave("web", monitor="die")
+        self.host.apply(self.host.fake_spec("web"), check=False)
+        self.host.wait_state("web", "running")
+        self.assertEqual(self.host.read_json("state", "web", "fake-shim.json"), {}, "it has died")
+        self.assertNotIn("-> unknown", self.host.manager_log())
+        self.stopEverything()
+
+
 class Store(WithFakeShim):
     def test_create_list_show_verify_delete(self):
         self.host.apply(self.host.fake_spec("web"))
