@@ -154,6 +154,24 @@ int parse_mac(const char *s, char ret_mac[MAC_TEXT_MAX])
     return 0;
 }
 
+int parse_pci_address(const char *s, char ret_address[PCI_TEXT_MAX])
+{
+    static const char shape[] = "xxxx:xx:xx.o"; /* domain, bus, slot; functions are 0 to 7 */
+    const size_t domain = 5;
+    const char *at = strlen(s) == sizeof(shape) - 1 - domain ? shape + domain : shape;
+    char address[PCI_TEXT_MAX] = "0000:";
+    if (strlen(s) != strlen(at))
+        return -EINVAL;
+    for (char *out = address + (at - shape); *at; at++, s++) {
+        int digit = hex_digit(*s);
+        if (*at == 'x' ? digit < 0 : *at == 'o' ? digit < 0 || digit > 7 : *s != *at)
+            return -EINVAL;
+        *out++ = digit < 0 ? *at : "0123456789abcdef"[digit];
+    }
+    memcpy(ret_address, address, sizeof(address));
+    return 0;
+}
+
 int parse_host_port(const char *s, struct in_addr *ret_addr, uint16_t *ret_port)
 {
     struct in_addr addr = { .s_addr = htonl(INADDR_ANY) };

@@ -9,6 +9,7 @@
 enum {
     NAME_MAX_LEN = 64,
     MAC_TEXT_MAX = 18,
+    PCI_TEXT_MAX = 13,
     SIZE_TEXT_MAX = 24,
     DURATION_TEXT_MAX = 32,
 };
@@ -25,6 +26,9 @@ const char *format_duration(uint64_t ms, char buf[DURATION_TEXT_MAX]); /* exact,
 
 /* "52:54:00:12:34:56"; multicast and all-zero addresses are -EINVAL. Result in lower case. */
 int parse_mac(const char *s, char ret_mac[MAC_TEXT_MAX]);
+
+/* "c1:00.0" or "0000:C1:00.0", as sysfs names devices; both are the same one. Result with its domain and in lower case: "0000:c1:00.0". */
+int parse_pci_address(const char *s, char ret_address[PCI_TEXT_MAX]);
 
 /* "127.0.0.1:8080" or ":8080" or "8080" (address 0.0.0.0). IPv4 only: QEMU's user network forwards IPv4. */
 int parse_host_port(const char *s, struct in_addr *ret_addr, uint16_t *ret_port);

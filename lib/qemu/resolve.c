@@ -40,6 +40,10 @@ static int check_input(const struct resolve_input *in, struct err *err)
         return err_set(err, EINVAL, "bad-spec", "the VM has no valid name");
     if (in->spec->n_disks > DISKS_MAX || in->spec->n_network > NETWORKS_MAX)
         return err_set(err, EINVAL, "bad-spec", "more disks or networks than have a place");
+    if (in->spec->gpus && in->spec->gpus[0])
+        return err_set(err, EOPNOTSUPP, "unsupported", "/gpus: passing devices to a VM is not supported by this version; remove it");
+    if (in->spec->confidential != CONFIDENTIAL_NONE)
+        return err_set(err, EOPNOTSUPP, "unsupported", "/confidential: not supported by this version; remove it or say \"none\"");
     if (in->spec->vsock.wanted && in->vsock_cid < VSOCK_CID_MIN)
         return err_set(err, EINVAL, "no-cid", "no vsock CID was allocated for this VM");
     return 0;

@@ -8,6 +8,7 @@ enum {
     DISKS_MAX = 64,   /* PCI slots 0x10 to 0x17 with eight functions each */
     BACKING_MAX = 6,  /* of one disk; each has a descriptor number of its own: proto/plan.h */
     NETWORKS_MAX = 8, /* PCI slots 0x04 to 0x0b */
+    GPUS_MAX = 16,    /* root ports in PCI slots 0x18 and 0x19 with eight functions each */
     FORWARDS_MAX = 1024,
     PROBES_MAX = 16,
     EXTRA_ARGS_MAX = 1024,

@@ -8,18 +8,7 @@
 #include "proto/plan.h"
 
 /* Keys of the format that this version reads but can't honour. To ignore them would start a VM without what its operator asked for. */
-static const char *const unsupported_keys[] = { "image", "config_disk", "gpus", "confidential" };
-
-static bool key_asks_for_nothing(const char *key, const json_t *value)
-{
-    if (json_is_null(value))
-        return true;
-    if (streq(key, "confidential"))
-        return json_is_string(value) && streq(json_string_value(value), "none");
-    if (streq(key, "gpus"))
-        return json_is_array(value) && json_array_size(value) == 0;
-    return false;
-}
+static const char *const unsupported_keys[] = { "image", "config_disk" };
 
 /* Reports and removes the unsupported keys, which the tables don't know. */
 static void take_unsupported(json_t *json, struct problems *p)
@@ -29,7 +18,7 @@ static void take_unsupported(json_t *json, struct problems *p)
         const json_t *value = json_object_get(json, key);
         if (!value)
             continue;
-        if (!key_asks_for_nothing(key, value))
+        if (!json_is_null(value))
             problem_add(p, "/%s: not supported by this version; remove it", key);
         json_object_del(json, key);
     }

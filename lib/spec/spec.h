@@ -37,6 +37,10 @@ struct spec_network {
 enum accel_mode { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG };
 extern const struct enum_names accel_mode_names;
 
+/* What keeps the host out of the guest's memory. AUTO: what the host offers, which may be nothing. */
+enum confidential_mode { CONFIDENTIAL_NONE, CONFIDENTIAL_TDX, CONFIDENTIAL_SEV_SNP, CONFIDENTIAL_AUTO };
+extern const struct enum_names confidential_mode_names;
+
 struct spec {
     char *name;
     bool enabled;    /* true */
@@ -55,6 +59,8 @@ struct spec {
         bool wanted;
         uint64_t cid; /* 0: auto */
     } vsock;
+    char **gpus;      /* PCI addresses of the host as "0000:c1:00.0", no two the same; NULL: none */
+    int confidential; /* enum confidential_mode */
     struct {
         int policy;
         uint64_t delay_ms, max_delay_ms, max_attempts, reset_after_ms;
@@ -76,7 +82,7 @@ struct spec {
 };
 
 /* Parses and checks one native spec, reporting every mistake it has (id "bad-spec"), each with its JSON Pointer in front of the text
- * ("/disks/0/size: expected a size like \"20G\", got 20"). `image`, `config_disk`, `gpus`, `confidential` other than "none" are refused as
+ * ("/disks/0/size: expected a size like \"20G\", got 20"). `image` and `config_disk` are refused as
  * not supported by this version. `report` may be NULL. Returns the number of mistakes (0: *ret_spec is the caller's), or -ENOMEM. */
 int spec_parse(const json_t *json, void (*report)(void *arg, const struct err *err), void *arg, struct spec *ret_spec);
 

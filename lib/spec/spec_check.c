@@ -249,6 +249,9 @@ int spec_check(struct spec *spec, struct problems *p)
     int r = spec_check_network(spec, p);
     if (r < 0)
         return r;
+    r = spec_check_gpus(p, "/gpus", spec->gpus);
+    if (r < 0)
+        return r;
     check_restart(spec, p);
     r = check_health(spec, p);
     if (r < 0)

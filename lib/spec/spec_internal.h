@@ -12,5 +12,9 @@ int spec_check(struct spec *spec, struct problems *p);
 int spec_check_network(struct spec *spec, struct problems *p);
 void spec_check_disks(const struct spec *spec, struct problems *p);
 
+/* Makes every address one with its domain and in lower case; complains of what is none, and of one that comes twice. `pointer` is the
+ * place of the array. */
+int spec_check_gpus(struct problems *p, const char *pointer, char **gpus);
+
 /* Complains about a path that isn't absolute, or longer than the kernel takes. NULL is fine. `pointer` is its place. */
 void spec_check_path(struct problems *p, const char *pointer, const char *path);

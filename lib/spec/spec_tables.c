@@ -16,6 +16,12 @@ const struct enum_names network_mode_names = { "network mode", network_modes, AR
 static const char *const accel_modes[] = { [ACCEL_AUTO] = "auto", [ACCEL_KVM] = "kvm", [ACCEL_TCG] = "tcg" };
 const struct enum_names accel_mode_names = { "accel", accel_modes, ARRAY_LEN(accel_modes) };
 
+static const char *const confidential_modes[] = { [CONFIDENTIAL_NONE] = "none",
+                                                  [CONFIDENTIAL_TDX] = "tdx",
+                                                  [CONFIDENTIAL_SEV_SNP] = "sev-snp",
+                                                  [CONFIDENTIAL_AUTO] = "auto" };
+const struct enum_names confidential_mode_names = { "confidential", confidential_modes, ARRAY_LEN(confidential_modes) };
+
 #define FIELD_AT(record, member) .offset = offsetof(record, member)
 #define ARRAY_AT(record, member, count) .offset = offsetof(record, member), .count_offset = offsetof(record, count)
 
@@ -175,6 +181,12 @@ static const struct field spec_fields[] = {
     { .key = "disks", .kind = FIELD_ARRAY, ARRAY_AT(struct spec, disks, n_disks), .type = &disk_type },
     { .key = "network", .kind = FIELD_ARRAY, ARRAY_AT(struct spec, network, n_network), .type = &network_type },
     { .key = "vsock", .kind = FIELD_OBJECT, FIELD_AT(struct spec, vsock), .type = &vsock_type },
+    { .key = "gpus", .kind = FIELD_STRV, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec, gpus) },
+    { .key = "confidential",
+      .kind = FIELD_ENUM,
+      .flags = FIELD_OMIT_EMPTY,
+      FIELD_AT(struct spec, confidential),
+      .names = &confidential_mode_names },
     { .key = "restart", .kind = FIELD_OBJECT, FIELD_AT(struct spec, restart), .type = &restart_type },
     { .key = "health", .kind = FIELD_ARRAY, ARRAY_AT(struct spec, health, n_health), .type = &probe_type },
     { .key = "agent", .kind = FIELD_BOOL, FIELD_AT(struct spec, agent) },

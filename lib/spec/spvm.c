@@ -100,6 +100,7 @@ static const struct {
     { "/disks/1", "/qemu_configuration/state_disk_size_gb" },
     { "/network/0/mac", "/qemu_configuration/mac_address" },
     { "/network/0/forward", NULL }, /* by spvm_check(), which names the ports */
+    { "/gpus", NULL }, /* by spvm_check() */
     { "/vsock", "/qemu_configuration/guest_cid" },
     { "/qemu/path", "/qemu_configuration/qemu_path" },
 };
@@ -192,7 +193,7 @@ static int set_boot(struct spec *spec, const struct spvm *vm, const struct spvm_
     return r < 0 ? r : str_set(&spec->boot.firmware, build->firmware);
 }
 
-static int map_spec(const struct spvm *vm, const struct spvm_build *build, struct spec *spec)
+static int map_spec(struct spvm *vm, const struct spvm_build *build, struct spec *spec)
 {
     int r = str_set(&spec->name, vm->name);
 
@@ -201,6 +202,7 @@ static int map_spec(const struct spvm *vm, const struct spvm_build *build, struc
     spec->memory = vm->qemu.mem_gb << 30;
     spec->vsock.wanted = true;
     spec->vsock.cid = vm->qemu.guest_cid;
+    spec->gpus = steal_ptr(&vm->qemu.gpus);
     if (r >= 0)
         r = str_set(&spec->qemu.path, vm->qemu.qemu_path);
     if (r >= 0)

@@ -5,7 +5,6 @@
 #include <stdio.h>
 
 #include "lib/base/parse.h"
-#include "lib/base/strv.h"
 #include "lib/base/util.h"
 #include "lib/spec/spec_internal.h"
 #include "lib/spec/spvm_internal.h"
@@ -57,45 +56,12 @@ static void check_mode(const struct spvm *vm, struct problems *p)
                     enum_to_string(&spvm_mode_names, vm->qemu.mode));
 }
 
-/* "c1:00.0" and "0000:C1:00.0" are the same device: both become the latter, in lower case. */
-static bool pci_address(const char *text, char ret[sizeof "0000:00:00.0"])
-{
-    static const char shape[] = "xxxx:xx:xx.o";
-    const char *at = strlen(text) == sizeof shape - 1 - 5 ? shape + 5 : shape;
-
-    if (strlen(text) != strlen(at))
-        return false;
-    memcpy(ret, "0000:", 5);
-    for (char *out = ret + (at - shape); *at; at++, text++, out++) {
-        bool good = *at == 'x' ? isxdigit((unsigned char)*text) != 0 : *at == 'o' ? *text >= '0' && *text <= '7' : *text == *at;
-        if (!good)
-            return false;
-        *out = (char)tolower((unsigned char)*text);
-    }
-    ret[sizeof shape - 1] = '\0';
-    return true;
-}
-
 static void check_gpus(const struct spvm *vm, struct problems *p)
 {
-    auto_strv struct strv seen = { 0 };
-    size_t i;
-
-    for (i = 0; vm->qemu.gpus && vm->qemu.gpus[i]; i++) {
-        char address[sizeof "0000:00:00.0"] = "";
-
-        if (!pci_address(vm->qemu.gpus[i], address))
-            problem_add(p, QEMU "gpus/%zu: expected a PCI address like \"c1:00.0\" or \"0000:c1:00.0\", got '%s'", i, vm->qemu.gpus[i]);
-        for (size_t k = 0; *address && k < seen.n; k++)
-            if (streq(seen.items[k], address)) {
-                problem_add(p, QEMU "gpus/%zu: '%s' is the same device as /qemu_configuration/gpus/%zu", i, vm->qemu.gpus[i], k);
-                break; /* once told is enough */
-            }
-        strv_push(&seen, address);
-    }
-    if (i > 0)
+    if (spec_check_gpus(p, QEMU "gpus", vm->qemu.gpus) < 0)
+        p->paths.failed = true;
+    if (vm->qemu.gpus && vm->qemu.gpus[0])
         problem_add(p, QEMU "gpus: passing GPUs to a VM is not supported by this version; set it to null to run without");
-    p->paths.failed |= seen.failed;
 }
 
 static void check_disk(const struct spvm *vm, struct problems *p)

@@ -162,6 +162,23 @@ START_TEST(duration_format_is_exact)
 }
 END_TEST
 
+START_TEST(pci_address)
+{
+    static const char *const bad[] = { "",           "c1",           "c1:00",         "c1:00.8",       "c1:00.0 ", " c1:00.0",        "c1-00.0",
+                                       "g1:00.0",    "0000:c1:00.8", "0000:c1:00.",   "00000:c1:00.0", ":c1:00.0", "../0000:c1:00.0", "c1:0.0",
+                                       "0000c1:00.0" };
+    char address[PCI_TEXT_MAX] = "untouched";
+
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        ck_assert_msg(parse_pci_address(bad[i], address) == -EINVAL, "\"%s\"", bad[i]);
+    ck_assert_str_eq(address, "untouched");
+    ck_assert_int_eq(parse_pci_address("C1:0a.7", address), 0);
+    ck_assert_str_eq(address, "0000:c1:0a.7");
+    ck_assert_int_eq(parse_pci_address("0001:Ff:1F.0", address), 0);
+    ck_assert_str_eq(address, "0001:ff:1f.0");
+}
+END_TEST
+
 START_TEST(mac_address)
 {
     char mac[MAC_TEXT_MAX] = "untouched";
@@ -251,6 +268,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, duration);
     tcase_add_test(tc, duration_format_is_exact);
     tcase_add_test(tc, mac_address);
+    tcase_add_test(tc, pci_address);
     tcase_add_test(tc, host_port);
     tcase_add_test(tc, names_cannot_leave_their_folder);
 }
