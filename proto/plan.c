@@ -58,6 +58,7 @@ static const struct field qemu_fields[] = {
     { "env", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, env) },
     { "user", FIELD_STRING, FIELD_OMIT_EMPTY, IN(qemu, user) },
     { "agent", FIELD_BOOL, FIELD_OMIT_EMPTY, IN(qemu, agent) },
+    { "memlock", FIELD_CUSTOM, FIELD_OMIT_EMPTY, IN(qemu, memlock), .codec = &codec_size },
     { "uid", FIELD_UINT, FIELD_OMIT_EMPTY, IN(qemu, uid), .max = UINT32_MAX - 1 },
     { "gid", FIELD_UINT, FIELD_OMIT_EMPTY, IN(qemu, gid), .max = UINT32_MAX - 1 },
     { "groups", FIELD_STRV, FIELD_OMIT_EMPTY, IN(qemu, groups) },

@@ -27,11 +27,14 @@ enum plan_fd {
     PLAN_FD_FIRMWARE = 13,
     PLAN_FD_VSOCK = 14,
     PLAN_FD_NETWORK = 16, /* to 23 */
+    PLAN_FD_SEV = 24,     /* /dev/sev */
     /* Not for QEMU to use, but to be found in it by a shim that takes a dead one's place. */
     PLAN_FD_PAGES = 30,   /* which pages of a snapshot are in (shim/memory/pager.h) */
     PLAN_FD_IMAGE = 31,   /* the snapshot's memory.raw, locked against being deleted */
     PLAN_FD_DISK = 32,    /* to 95 */
     PLAN_FD_BACKING = 96, /* backing files of all disks, in their order */
+    PLAN_FD_IOMMU = 480,  /* to 495: /dev/iommu, once for each passed-through device */
+    PLAN_FD_VFIO = 496,   /* to 511: the devices themselves */
     PLAN_FD_END = 512,
     PLAN_FD_LAYER = PLAN_FD_END, /* layers of snapshotted disks, which the shim puts into the argv: shim/layers.h */
     PLAN_FD_LAYER_END = 1000,    /* below the usual soft limit of descriptors, since the child opens them under it */
@@ -45,7 +48,7 @@ enum { PLAN_SCHEMA = 1 };
 struct plan_file {
     uint64_t fd;
     int kind;   /* enum file_kind */
-    char *path; /* of FILE_TAP: the device's name */
+    char *path; /* of FILE_TAP: the device's name; of FILE_VFIO: its folder in sysfs */
 };
 
 struct plan_step {
@@ -93,7 +96,8 @@ struct plan {
         char **capabilities; /* what it keeps, "cap_net_bind_service"; NULL: none */
         struct plan_file *files;
         size_t n_files;
-        bool agent; /* the guest agent has a channel */
+        bool agent;       /* the guest agent has a channel */
+        uint64_t memlock; /* bytes it may lock into memory, as devices that reach the guest's memory need; 0: as the shim */
     } qemu;
 
     struct {

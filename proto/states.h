@@ -56,6 +56,7 @@ enum file_kind {
     FILE_APPEND,   /* made if need be (0640), written at its end, never through a symlink */
     FILE_REOPENED, /* for reading; QEMU opens it once more as /proc/self/fd/N, so it gets a copy when its user may not read the file */
     FILE_TAP,      /* the tap device of that name */
+    FILE_VFIO,     /* the character device that vfio-pci made of the PCI device whose folder in sysfs that is */
 };
 extern const struct enum_names file_kind_names;
 

@@ -58,6 +58,17 @@ static void set_oom_score_adj(const char *text)
         return;
 }
 
+/* For QEMU to inherit; it can lower its limits by itself, not raise them. */
+static void raise_memlock(const struct plan *plan)
+{
+    struct rlimit limit;
+
+    if (plan->qemu.memlock == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_max >= plan->qemu.memlock)
+        return;
+    limit.rlim_max = plan->qemu.memlock;
+    (void)setrlimit(RLIMIT_MEMLOCK, &limit); /* QEMU's child says it when it isn't enough */
+}
+
 static bool has_tap(const struct plan *plan)
 {
     for (size_t i = 0; i < plan->qemu.n_files; i++)
@@ -110,7 +121,8 @@ int privileges_drop(const struct plan *plan, struct err *err)
     if (r < 0)
         return err_set(err, EINVAL, "bad-plan", "the plan names a capability that this host doesn't know");
     (void)snprintf(oom, sizeof(oom), "%d", SHIM_OOM_SCORE_ADJ);
-    set_oom_score_adj(oom); /* while we have CAP_SYS_RESOURCE */
+    set_oom_score_adj(oom); /* while we have CAP_SYS_RESOURCE, … */
+    raise_memlock(plan);    /* … which this needs too */
     for (size_t i = 0; i < ARRAY_LEN(shim_caps); i++)
         if (shim_caps[i].when == ALWAYS || has_tap(plan))
             kept[n++] = shim_caps[i].cap;
@@ -186,6 +198,14 @@ static void set_limits(void)
     }
 }
 
+/* Not more than it needs: memory that is locked is lost to all others. */
+static int set_memlock(uint64_t bytes)
+{
+    const struct rlimit limit = { .rlim_cur = bytes, .rlim_max = bytes };
+
+    return bytes > 0 && setrlimit(RLIMIT_MEMLOCK, &limit) < 0 ? -errno : 0;
+}
+
 /* By syscall(2): libc's wrappers change all threads it knows of, and in this child, which clone3(2) made, it knows of threads that aren't. */
 static int become(const struct qemu_privileges *p)
 {
@@ -249,6 +269,9 @@ int qemu_child_prepare(void *arg)
             give_up("open ", c->files[i].path, r);
     }
     set_limits();
+    r = set_memlock(plan->qemu.memlock);
+    if (r < 0)
+        give_up("raise the limit on locked memory (RLIMIT_MEMLOCK), which passed-through devices need", "", r);
     set_oom_score_adj("0"); /* ours is for the shim alone */
     (void)umask(077);       /* what QEMU makes (a dump, a snapshot by QMP) is nobody else's */
     if (plan->qemu.user) {

@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "lib/base/fd.h"
@@ -45,6 +46,59 @@ static int open_tap(const char *name)
     return steal_fd(&fd);
 }
 
+enum { ENTRIES_MAX = 1024 };
+
+/* As getdents64(2) has it; libc's readdir(3) allocates. */
+struct entry {
+    uint64_t ino;
+    int64_t off;
+    uint16_t len;
+    uint8_t type;
+    char name[];
+};
+
+/* The one entry that begins with "vfio": the kernel numbers devices as vfio-pci takes them, so that the number is known only now. */
+static int find_vfio(int folder, char *ret_name, size_t size)
+{
+    _Alignas(struct entry) char buf[ENTRIES_MAX];
+    long n;
+
+    while ((n = syscall(SYS_getdents64, folder, buf, sizeof(buf))) > 0) {
+        const struct entry *e;
+
+        for (long at = 0; at < n; at += e->len) {
+            e = (const struct entry *)(const void *)(buf + at);
+            size_t len = strlen(e->name);
+            if (strncmp(e->name, "vfio", 4) == 0 && len < size) {
+                memcpy(ret_name, e->name, len + 1);
+                return 0;
+            }
+        }
+    }
+    return n < 0 ? -errno : -ENODEV;
+}
+
+/* PCI device → /dev/vfio/devices/vfioN: linux/Documentation/driver-api/vfio.rst, "VFIO device cdev". */
+static int open_vfio(const char *device)
+{
+    static const char nodes[] = "/dev/vfio/devices/";
+    char path[sizeof(nodes) + 32];
+    auto_fd int folder = open(device, O_RDONLY | O_DIRECTORY | O_CLOEXEC), inner = -1;
+    int fd, r;
+
+    if (folder < 0)
+        return -errno;
+    inner = openat(folder, "vfio-dev", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (inner < 0)
+        return errno == ENOENT ? -ENODEV : -errno; /* another driver has it */
+    memcpy(path, nodes, sizeof(nodes));
+    r = find_vfio(inner, path + sizeof(nodes) - 1, sizeof(path) - sizeof(nodes) + 1);
+    if (r < 0)
+        return r;
+    fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
 static int open_by_kind(const struct plan_file *file)
 {
     /* O_NONBLOCK: a FIFO in a disk's place must not hang us; QEMU sets the flags it wants. */
@@ -58,6 +112,8 @@ static int open_by_kind(const struct plan_file *file)
 
     if (file->kind == FILE_TAP)
         return open_tap(file->path);
+    if (file->kind == FILE_VFIO)
+        return open_vfio(file->path);
     fd = open(file->path, flags[file->kind] | O_NOCTTY | O_CLOEXEC, 0640);
     return fd < 0 ? -errno : fd;
 }

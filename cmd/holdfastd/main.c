@@ -15,7 +15,7 @@
 #include "lib/manager/manager.h"
 
 static struct dirs arg_dirs;
-static const char *arg_shim, *arg_group;
+static const char *arg_shim, *arg_group, *arg_sysfs_root;
 static int arg_log_level = -1;
 
 static const char usage_text[] =
@@ -29,6 +29,7 @@ static const char usage_text[] =
     "  --config-dir DIR   holdfast.json, vms/*.json   (or HOLDFAST_CONFIG_DIR; root: /etc/holdfast)\n"
     "  --shim PATH        the shim to start           (beside this program)\n"
     "  --group NAME       whose members may manage    (holdfast, where there is one)\n"
+    "  --sysfs-root DIR   in front of /sys, /proc and /dev/vfio, where devices are looked up (for tests)\n"
     "  --log-level LEVEL  error, warning, info or debug\n"
     "  --help, --version\n"
     "\n"
@@ -36,7 +37,7 @@ static const char usage_text[] =
     "\n"
     "Example: holdfastd --run-dir /tmp/h/run --state-dir /tmp/h/state --log-dir /tmp/h/log --config-dir /tmp/h/etc\n";
 
-enum { OPT_RUN_DIR = 256, OPT_STATE_DIR, OPT_LOG_DIR, OPT_CONFIG_DIR, OPT_SHIM, OPT_GROUP, OPT_LOG_LEVEL };
+enum { OPT_RUN_DIR = 256, OPT_STATE_DIR, OPT_LOG_DIR, OPT_CONFIG_DIR, OPT_SHIM, OPT_GROUP, OPT_SYSFS_ROOT, OPT_LOG_LEVEL };
 
 static const struct option options[] = {
     { "run-dir", required_argument, NULL, OPT_RUN_DIR },
@@ -45,6 +46,7 @@ static const struct option options[] = {
     { "config-dir", required_argument, NULL, OPT_CONFIG_DIR },
     { "shim", required_argument, NULL, OPT_SHIM },
     { "group", required_argument, NULL, OPT_GROUP },
+    { "sysfs-root", required_argument, NULL, OPT_SYSFS_ROOT },
     { "log-level", required_argument, NULL, OPT_LOG_LEVEL },
     { "help", no_argument, NULL, 'h' },
     { "version", no_argument, NULL, 'V' },
@@ -98,6 +100,9 @@ static int take_option(int option)
     case OPT_GROUP:
         arg_group = optarg;
         return -1;
+    case OPT_SYSFS_ROOT:
+        arg_sysfs_root = optarg;
+        return *optarg == '/' ? -1 : usage_error("--sysfs-root takes an absolute path");
     case OPT_LOG_LEVEL:
         return take_log_level();
     default:
@@ -143,8 +148,10 @@ static int run(void)
     if (r >= 0)
         r = find_shim(&shim, &err);
     if (r >= 0)
-        r = manager_new(&(struct manager_options){ .dirs = &dirs, .shim_path = shim, .group = arg_group, .log_level = arg_log_level }, &m,
-                        &err);
+        r = manager_new(
+            &(struct manager_options){
+                .dirs = &dirs, .shim_path = shim, .group = arg_group, .sysfs_root = arg_sysfs_root, .log_level = arg_log_level },
+            &m, &err);
     if (r < 0) {
         (void)err_from(&err, r, "can't start");
         log_error("%s", err.text);

@@ -46,7 +46,7 @@ static void check_run(struct job *job)
     struct apply *a = container_of(job, struct apply, job);
     auto_spec struct spec spec = { 0 };
     auto_json json_t *old = NULL;
-    const struct spec_reader reader = { .problem = specs_collect_problem, .arg = a->problems };
+    const struct spec_reader reader = { .problem = specs_collect_problem, .arg = a->problems, .sysfs_root = a->manager->sysfs_root };
     int r;
 
     a->r = spec_load(a->spec, &reader, &spec);

@@ -287,6 +287,8 @@ static int set_up(struct manager *m, const struct manager_options *options, stru
     if (r >= 0)
         r = str_set(&m->shim_path, options->shim_path);
     if (r >= 0)
+        r = str_set(&m->sysfs_root, options->sysfs_root);
+    if (r >= 0)
         r = boot_id_read(m->boot_id);
     if (r < 0)
         return err_from(err, r, "starting the manager");
@@ -481,5 +483,6 @@ void manager_free(struct manager *m)
     dirs_clear(&m->dirs);
     free(m->specs_dir);
     free(m->shim_path);
+    free(m->sysfs_root);
     free(m);
 }

@@ -12,6 +12,7 @@ struct manager_options {
     const struct dirs *dirs; /* resolved; copied */
     const char *shim_path;   /* absolute */
     const char *group;       /* name of the group whose members may manage; NULL: by the host config */
+    const char *sysfs_root;  /* in front of /sys, /proc and /dev/vfio where devices and what the host offers are looked up; NULL: nothing */
     int log_level;           /* enum log_level; -1: by the host config */
 };
 

@@ -63,6 +63,12 @@ int plan_restore(const struct manager *m, const struct wanted_restore *restore, 
     auto_hardware struct hardware hardware = { 0 };
     int mode = plan_restore_mode(restore->mode), r;
 
+    if (!plan->ram.shared)
+        return err_set(err, EOPNOTSUPP, "refused",
+                       "the memory of %s is private to QEMU, as that of confidential VMs and those with passed-through devices is: no "
+                       "snapshot can be restored into it; take \"gpus\" and \"confidential\" out of its spec, or start it without",
+                       plan->name);
+
     r = read_sound(m, restore, &info, err);
     if (r < 0)
         return r;

@@ -8,6 +8,7 @@
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/host/host.h"
 #include "lib/manager/cids.h"
 #include "lib/manager/frozen.h"
 #include "lib/manager/plan_restore.h"
@@ -49,7 +50,7 @@ void plan_request_free(struct plan_request *p)
 static int read_spec(struct plan_request *p, struct spec *ret_spec)
 {
     auto_json json_t *json = NULL;
-    struct spec_reader reader = { .problem = specs_collect_problem };
+    struct spec_reader reader = { .problem = specs_collect_problem, .sysfs_root = p->vm->manager->sysfs_root };
     struct spec spec = { 0 };
     int r;
 
@@ -152,7 +153,9 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
         .qemu_path = p->qemu_path,
         .kvm_usable = spec->accel != ACCEL_TCG && kvm_usable(),
         .vsock_cid = spec->vsock.cid,
+        .sysfs_root = p->vm->manager->sysfs_root,
     };
+    struct host host = { 0 };
     auto_qemu_user struct qemu_user user = { 0 };
     auto_free char *qemu_img = NULL, *kvm_group = kvm_group_find();
     uint32_t cid = 0;
@@ -162,6 +165,9 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
     if (r < 0)
         return r;
     in.user = user.name ? &user : NULL;
+    if (p->features && (r = host_read(in.sysfs_root, host_cpuid_native, &host)) < 0)
+        return r;
+    in.host = &host;
     in.kvm_group = kvm_group;
     r = find_qemu_img(&qemu_img);
     if (r < 0)
@@ -230,6 +236,7 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
     auto_json json_t *json = NULL;
     int r;
 
+    p->features = plan_needs_features(spec);
     if (!p->qemu_path) {
         const char *path = spec->qemu.path ? spec->qemu.path : qemu_default_path();
 
@@ -239,7 +246,7 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
         if (r < 0)
             return r;
     }
-    r = qemu_cache_get(p->vm->manager->qemus, p->qemu_path, &capabilities, &p->err);
+    r = qemu_cache_get(p->vm->manager->qemus, p->qemu_path, p->features, &capabilities, &p->err);
     if (r < 0)
         return r;
     if (p->restore.vm)
@@ -303,7 +310,7 @@ static void ask(struct job *job)
 {
     struct plan_request *p = container_of(job, struct plan_request, job);
 
-    p->r = qemu_cache_ask(p->vm->manager->qemus, p->qemu_path, &p->err);
+    p->r = qemu_cache_ask(p->vm->manager->qemus, p->qemu_path, p->features, &p->err);
 }
 
 static void done(struct job *job);

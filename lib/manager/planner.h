@@ -27,7 +27,7 @@ struct plan_request {
     struct plan_place place;       /* run NULL: the usual folders; owned */
     bool ephemeral;                /* the restore is for learning the working set */
     char *qemu_path;               /* to be asked */
-    bool asked;
+    bool asked, features;          /* whether it was, and whether what it offers to confidential guests and devices is to be asked too */
     void (*done)(struct plan_request *p); /* frees with plan_request_free() */
     void *arg;
 

@@ -81,7 +81,7 @@ static int copy(const struct entry *e, struct qemu_capabilities *ret_capabilitie
     struct qemu_capabilities copied = { 0 };
 
     if (str_set(&copied.version, e->capabilities.version) < 0 || str_set(&copied.machine, e->capabilities.machine) < 0 ||
-        str_set(&copied.machines, e->capabilities.machines) < 0) {
+        str_set(&copied.machines, e->capabilities.machines) < 0 || str_set(&copied.features, e->capabilities.features) < 0) {
         qemu_capabilities_clear(&copied);
         return -ENOMEM;
     }
@@ -89,11 +89,14 @@ static int copy(const struct entry *e, struct qemu_capabilities *ret_capabilitie
     return 0;
 }
 
-static int look(struct qemu_cache *c, const char *path, const struct stat *st, struct qemu_capabilities *ret_capabilities, struct err *err)
+static int look(struct qemu_cache *c, const char *path, const struct stat *st, bool features, struct qemu_capabilities *ret_capabilities,
+                struct err *err)
 {
     const struct entry *e = *find(c, path);
 
     if (!e || !same_binary(e, st))
+        return -EAGAIN;
+    if (!err_is_set(&e->err) && features && !e->capabilities.features)
         return -EAGAIN;
     if (!err_is_set(&e->err))
         return copy(e, ret_capabilities);
@@ -104,7 +107,7 @@ static int look(struct qemu_cache *c, const char *path, const struct stat *st, s
     return -e->err.code;
 }
 
-int qemu_cache_get(struct qemu_cache *c, const char *path, struct qemu_capabilities *ret_capabilities, struct err *err)
+int qemu_cache_get(struct qemu_cache *c, const char *path, bool features, struct qemu_capabilities *ret_capabilities, struct err *err)
 {
     struct stat st;
     int r;
@@ -112,7 +115,7 @@ int qemu_cache_get(struct qemu_cache *c, const char *path, struct qemu_capabilit
     if (stat(path, &st) < 0)
         return err_set_errno(err, errno, "no-qemu", "QEMU at %s", path);
     pthread_mutex_lock(&c->mutex);
-    r = look(c, path, &st, ret_capabilities, err);
+    r = look(c, path, &st, features, ret_capabilities, err);
     pthread_mutex_unlock(&c->mutex);
     return r;
 }
@@ -142,7 +145,22 @@ static int ask_one(const char *path, const char *const *options, char **ret_text
     return 0;
 }
 
-static int ask(const char *path, struct qemu_capabilities *ret_capabilities, struct err *err)
+static int ask_features(const char *path, struct qemu_capabilities *capabilities, struct err *err)
+{
+    static const char *const questions[][3] = { { "-object", "help" }, { "-device", "help" }, { "-cpu", "help" } };
+    char *texts[ARRAY_LEN(questions)] = { NULL };
+    int r = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(questions) && r >= 0; i++)
+        r = ask_one(path, questions[i], &texts[i], err);
+    if (r >= 0)
+        r = qemu_capabilities_parse_features(capabilities, texts[0], texts[1], texts[2]);
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+        free(texts[i]);
+    return r;
+}
+
+static int ask(const char *path, bool features, struct qemu_capabilities *ret_capabilities, struct err *err)
 {
     static const char *const version[] = { "-version", NULL };
     static const char *const machine[] = { "-machine", "help", NULL };
@@ -154,6 +172,11 @@ static int ask(const char *path, struct qemu_capabilities *ret_capabilities, str
         r = ask_one(path, machine, &machine_text, err);
     if (r >= 0)
         r = qemu_capabilities_parse(version_text, machine_text, ret_capabilities, err);
+    if (r >= 0 && features) {
+        r = ask_features(path, ret_capabilities, err);
+        if (r < 0)
+            qemu_capabilities_clear(ret_capabilities);
+    }
     return r;
 }
 
@@ -172,7 +195,7 @@ static void put_take(struct qemu_cache *c, struct entry *e)
 /* The host's trouble of a moment says nothing about the binary. */
 static bool is_passing(int r) { return r == -EAGAIN || r == -EMFILE || r == -ENFILE || r == -ENOMEM; }
 
-int qemu_cache_ask(struct qemu_cache *c, const char *path, struct err *err)
+int qemu_cache_ask(struct qemu_cache *c, const char *path, bool features, struct err *err)
 {
     struct qemu_capabilities known = { 0 };
     struct entry *e __attribute__((cleanup(entry_cleanup))) = NULL;
@@ -180,7 +203,7 @@ int qemu_cache_ask(struct qemu_cache *c, const char *path, struct err *err)
     int r;
 
     /* Somebody asked while we waited for our turn? */
-    r = qemu_cache_get(c, path, &known, err);
+    r = qemu_cache_get(c, path, features, &known, err);
     qemu_capabilities_clear(&known);
     if (r != -EAGAIN)
         return r;
@@ -193,7 +216,7 @@ int qemu_cache_ask(struct qemu_cache *c, const char *path, struct err *err)
     e->ino = st.st_ino;
     e->size = st.st_size;
     e->mtime = st.st_mtim;
-    r = ask(path, &e->capabilities, &e->err);
+    r = ask(path, features, &e->capabilities, &e->err);
     if (r < 0) {
         err_from(&e->err, r, "asking QEMU what it can do");
         if (e->err.code == EAGAIN) /* no process could be had; from us it means: not asked yet */

@@ -47,8 +47,9 @@ struct manager {
     struct host_config config;
     char *specs_dir; /* CONFIG/vms, or as the config says */
     char *shim_path;
-    gid_t group;   /* (gid_t)-1: none */
-    rlim_t nofile; /* the soft limit we were started with; children get it back */
+    char *sysfs_root; /* NULL: the host's own */
+    gid_t group;      /* (gid_t)-1: none */
+    rlim_t nofile;    /* the soft limit we were started with; children get it back */
     char boot_id[BOOT_ID_LEN + 1];
     int lock_fd;
     int run_fd, run_vms_fd, state_fd, state_vms_fd, snapshots_fd, specs_fd, log_fd;

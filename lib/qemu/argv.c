@@ -61,27 +61,43 @@ void argv_push_fdset(struct argv *a, enum file_kind kind, int fd, const char *pa
     strv_pushf(&a->words, "fd=%d,set=%d", fd, fd);
 }
 
-static void push_machine(struct argv *a)
+static void push_ram(struct argv *a)
 {
     const struct spec *spec = a->in->spec;
-    uint64_t mebibytes = spec->memory >> 20;
-
-    strv_push(&a->words, "-machine");
-    strv_pushf(&a->words, "%s,memory-backend=ram,dump-guest-core=off,%s%s", a->in->capabilities->machine, families[a->family].options,
-               a->kvm ? families[a->family].kvm_options : families[a->family].tcg_options);
-    push_pair(a, "-accel", a->kvm ? "kvm" : "tcg");
-    push_pair(a, "-cpu", a->kvm ? "host" : families[a->family].tcg_cpu);
-    strv_push(&a->words, "-smp");
-    strv_pushf(&a->words, "%" PRIu64, spec->cpus);
-    strv_push(&a->words, "-m");
-    strv_pushf(&a->words, "%" PRIu64 "M", mebibytes);
     auto_free char *ram = NULL;
+
+    if (argv_memory_is_private(a)) {
+        argv_push_json(a, "-object",
+                       json_pack("{s:s, s:s, s:I}", "qom-type", "memory-backend-ram", "id", "ram", "size", (json_int_t)spec->memory));
+        return;
+    }
     if (str_format(&ram, "/proc/self/fd/%d", PLAN_FD_RAM) < 0)
         a->words.failed = true;
     else
         argv_push_json(a, "-object",
                        json_pack("{s:s, s:s, s:I, s:s, s:b}", "qom-type", "memory-backend-file", "id", "ram", "size",
                                  (json_int_t)spec->memory, "mem-path", ram, "share", 1));
+}
+
+static void push_machine(struct argv *a)
+{
+    const struct spec *spec = a->in->spec;
+    uint64_t mebibytes = spec->memory >> 20;
+    auto_free char *cpu = NULL;
+
+    strv_push(&a->words, "-machine");
+    strv_pushf(&a->words, "%s,memory-backend=ram,dump-guest-core=off,%s%s%s", a->in->capabilities->machine, families[a->family].options,
+               a->kvm ? families[a->family].kvm_options : families[a->family].tcg_options, tee_machine_options(a));
+    push_pair(a, "-accel", a->kvm ? "kvm" : "tcg");
+    if (tee_cpu(a, &cpu) < 0)
+        a->words.failed = true;
+    push_pair(a, "-cpu", cpu ? cpu : a->kvm ? "host" : families[a->family].tcg_cpu);
+    strv_push(&a->words, "-smp");
+    strv_pushf(&a->words, "%" PRIu64, spec->cpus);
+    strv_push(&a->words, "-m");
+    strv_pushf(&a->words, "%" PRIu64 "M", mebibytes);
+    push_ram(a);
+    tee_push_object(a);
 }
 
 static void push_monitor_and_console(struct argv *a)
@@ -143,6 +159,7 @@ int argv_build(struct argv *a)
     argv_push_extras(a);
     argv_push_networks(a);
     argv_push_disks(a);
+    argv_push_gpus(a);
     for (size_t i = 0; spec->qemu.extra_args && spec->qemu.extra_args[i]; i++)
         strv_push(&a->words, spec->qemu.extra_args[i]);
     return a->words.failed ? -ENOMEM : 0;

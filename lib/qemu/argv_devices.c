@@ -1,8 +1,9 @@
 /* The devices of a VM. Their PCI slots are fixed by kind and index, because a guest names its network interfaces after them and a saved
  * device state is only good for the same places. Slots on the root bus:
  *
- *   0x00 host bridge   0x01 random numbers   0x02 vsock   0x03 panic notification (virt)   0x04-0x0b networks   0x10-0x17 disks, eight
- *   functions each   0x1f chipset (q35); the rest is free for what later versions add. */
+ *   0x00 host bridge   0x01 random numbers   0x02 vsock   0x03 panic notification (virt)   0x04-0x0b networks
+ *   0x0c agent's channel   0x10-0x17 disks, eight functions each   0x18-0x19 root ports of passed-through devices, eight functions each
+ *   0x1f chipset (q35); the rest is free for what later versions add. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -25,10 +26,10 @@ enum {
 _Static_assert(SLOT_NETWORK + NETWORKS_MAX <= SLOT_AGENT, "networks run into the agent's channel");
 _Static_assert(PLAN_FD_NETWORK + NETWORKS_MAX <= PLAN_FD_DISK, "networks run into disks");
 _Static_assert(PLAN_FD_DISK + DISKS_MAX <= PLAN_FD_BACKING, "disks run into their backing files");
-_Static_assert(PLAN_FD_BACKING + DISKS_MAX * BACKING_MAX <= PLAN_FD_END, "too many backing files");
-_Static_assert(SLOT_DISK + DISKS_MAX / PCI_FUNCTIONS <= 0x1f, "disks run into the chipset");
+_Static_assert(PLAN_FD_BACKING + DISKS_MAX * BACKING_MAX <= PLAN_FD_IOMMU, "too many backing files");
+_Static_assert(SLOT_DISK + DISKS_MAX / PCI_FUNCTIONS <= 0x18, "disks run into passed-through devices");
 
-static json_t *pci_device(const char *driver, const char *id, int slot, int function)
+json_t *argv_pci_device(const char *driver, const char *id, int slot, int function)
 {
     char addr[16];
 
@@ -36,8 +37,7 @@ static json_t *pci_device(const char *driver, const char *id, int slot, int func
     return json_pack("{s:s, s:s, s:s, s:s}", "driver", driver, "id", id, "bus", "pcie.0", "addr", addr);
 }
 
-/* Adds to a device that may be NULL already; what can't be added makes it NULL. Consumes both. */
-static json_t *with(json_t *device, const char *key, json_t *value)
+json_t *argv_with(json_t *device, const char *key, json_t *value)
 {
     if (device && value && json_object_set_new_nocheck(device, key, value) == 0)
         return device;
@@ -76,9 +76,9 @@ static json_t *backing_chain(struct argv *a, const struct spec_disk *disk, size_
         n++;
     while (n-- > 0) {
         json_t *file = file_node(a, disk->backing[n], PLAN_FD_BACKING + (int)(i * BACKING_MAX + n), true);
-        json_t *node = with(json_pack("{s:s, s:b}", "driver", spec_path_format(disk->backing[n]), "read-only", 1), "file", file);
+        json_t *node = argv_with(json_pack("{s:s, s:b}", "driver", spec_path_format(disk->backing[n]), "read-only", 1), "file", file);
 
-        chain = chain ? with(node, "backing", chain) : node;
+        chain = chain ? argv_with(node, "backing", chain) : node;
         if (!chain)
             a->words.failed = true;
     }
@@ -93,11 +93,11 @@ static void push_blockdev(struct argv *a, const struct spec_disk *disk, size_t i
         a->words.failed = true;
         return;
     }
-    json_t *file = with(file_node(a, path, PLAN_FD_DISK + (int)i, disk->readonly), "discard", json_string("unmap"));
+    json_t *file = argv_with(file_node(a, path, PLAN_FD_DISK + (int)i, disk->readonly), "discard", json_string("unmap"));
     json_t *format = json_pack("{s:s, s:s, s:b, s:s}", "driver", spec_disk_format(disk), "node-name", node, "read-only", disk->readonly,
                                "discard", "unmap");
-    json_t *image = with(format, "file", file), *backing = backing_chain(a, disk, i);
-    argv_push_json(a, "-blockdev", backing ? with(image, "backing", backing) : image);
+    json_t *image = argv_with(format, "file", file), *backing = backing_chain(a, disk, i);
+    argv_push_json(a, "-blockdev", backing ? argv_with(image, "backing", backing) : image);
 }
 
 static void push_disk(struct argv *a, const struct spec_disk *disk, size_t i)
@@ -108,14 +108,14 @@ static void push_disk(struct argv *a, const struct spec_disk *disk, size_t i)
     snprintf(node, sizeof node, "disk%zu-image", i);
     snprintf(id, sizeof id, "disk%zu", i);
     push_blockdev(a, disk, i, node);
-    json_t *device = pci_device("virtio-blk-pci", id, SLOT_DISK + (int)(i / PCI_FUNCTIONS), function);
-    device = with(device, "drive", json_string(node));
+    json_t *device = argv_pci_device("virtio-blk-pci", id, SLOT_DISK + (int)(i / PCI_FUNCTIONS), function);
+    device = argv_with(device, "drive", json_string(node));
     if (function == 0)
-        device = with(device, "multifunction", json_true());
+        device = argv_with(device, "multifunction", json_true());
     if (disk->name && strlen(disk->name) <= DISK_SERIAL_MAX)
-        device = with(device, "serial", json_string(disk->name));
+        device = argv_with(device, "serial", json_string(disk->name));
     if (!a->in->spec->boot.kernel)
-        device = with(device, "bootindex", json_integer((json_int_t)i + 1));
+        device = argv_with(device, "bootindex", json_integer((json_int_t)i + 1));
     argv_push_json(a, "-device", device);
 }
 
@@ -159,7 +159,7 @@ static json_t *user_netdev(const struct spec_network *net, const char *id)
             json_decref(netdev);
             return NULL;
         }
-    return net->n_forward > 0 ? with(netdev, "hostfwd", json_incref(forwards)) : netdev;
+    return net->n_forward > 0 ? argv_with(netdev, "hostfwd", json_incref(forwards)) : netdev;
 }
 
 static void push_network(struct argv *a, const struct spec_network *net, size_t i)
@@ -178,11 +178,11 @@ static void push_network(struct argv *a, const struct spec_network *net, size_t 
     } else {
         argv_push_json(a, "-netdev", user_netdev(net, netdev_id));
     }
-    json_t *device = pci_device("virtio-net-pci", id, SLOT_NETWORK + (int)i, 0);
-    device = with(device, "netdev", json_string(netdev_id));
-    device = with(device, "mac", json_string(net->mac ? net->mac : mac));
+    json_t *device = argv_pci_device("virtio-net-pci", id, SLOT_NETWORK + (int)i, 0);
+    device = argv_with(device, "netdev", json_string(netdev_id));
+    device = argv_with(device, "mac", json_string(net->mac ? net->mac : mac));
     /* No option ROM: nothing boots from the network, and the ROM's size would be part of every saved device state. */
-    argv_push_json(a, "-device", with(device, "romfile", json_string("")));
+    argv_push_json(a, "-device", argv_with(device, "romfile", json_string("")));
 }
 
 void argv_push_networks(struct argv *a)
@@ -196,7 +196,7 @@ static void push_agent(struct argv *a)
 {
     strv_push(&a->words, "-chardev");
     strv_pushf(&a->words, "socket,id=agent,fd=%d,server=on,wait=off", PLAN_FD_AGENT);
-    argv_push_json(a, "-device", pci_device("virtio-serial-pci", "serial0", SLOT_AGENT, 0));
+    argv_push_json(a, "-device", argv_pci_device("virtio-serial-pci", "serial0", SLOT_AGENT, 0));
     argv_push_json(a, "-device",
                    json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtserialport", "id", "agent0", "bus", "serial0.0", "chardev",
                              "agent", "name", "org.qemu.guest_agent.0"));
@@ -204,28 +204,31 @@ static void push_agent(struct argv *a)
 
 static void push_vsock(struct argv *a)
 {
-    json_t *device = pci_device("vhost-vsock-pci", "vsock0", SLOT_VSOCK, 0);
+    json_t *device = argv_pci_device("vhost-vsock-pci", "vsock0", SLOT_VSOCK, 0);
     char fd[16];
 
     snprintf(fd, sizeof fd, "%d", PLAN_FD_VSOCK);
     argv_push_file(a, FILE_WRITE, PLAN_FD_VSOCK, "/dev/vhost-vsock");
-    device = with(device, "vhostfd", json_string(fd));
-    argv_push_json(a, "-device", with(device, "guest-cid", json_integer((json_int_t)a->in->vsock_cid)));
+    device = argv_with(device, "vhostfd", json_string(fd));
+    argv_push_json(a, "-device", argv_with(device, "guest-cid", json_integer((json_int_t)a->in->vsock_cid)));
 }
 
 void argv_push_extras(struct argv *a)
 {
     argv_push_json(a, "-object", json_pack("{s:s, s:s}", "qom-type", "rng-builtin", "id", "entropy"));
-    argv_push_json(a, "-device", with(pci_device("virtio-rng-pci", "rng0", SLOT_RNG, 0), "rng", json_string("entropy")));
+    argv_push_json(a, "-device", argv_with(argv_pci_device("virtio-rng-pci", "rng0", SLOT_RNG, 0), "rng", json_string("entropy")));
     if (a->in->spec->vsock.wanted)
         push_vsock(a);
     if (a->in->spec->agent)
         push_agent(a);
     if (a->family == MACHINE_Q35) {
         argv_push_json(a, "-device", json_pack("{s:s, s:s}", "driver", "pvpanic", "id", "panic0"));
+    }
+    /* A confidential guest is neither restored nor cloned, and QEMU could not write into its memory. */
+    if (a->family == MACHINE_Q35 && a->confidential == CONFIDENTIAL_NONE) {
         /* New at every start, so that a guest which is restored or cloned learns that its randomness was seen before. */
         argv_push_json(a, "-device", json_pack("{s:s, s:s, s:s}", "driver", "vmgenid", "id", "generation0", "guid", "auto"));
     }
     if (a->family == MACHINE_VIRT)
-        argv_push_json(a, "-device", pci_device("pvpanic-pci", "panic0", SLOT_PANIC, 0));
+        argv_push_json(a, "-device", argv_pci_device("pvpanic-pci", "panic0", SLOT_PANIC, 0));
 }

@@ -106,8 +106,53 @@ int qemu_capabilities_parse(const char *version_text, const char *machine_text, 
         if (r < 0)
             return r;
     }
-    *ret = (struct qemu_capabilities){ steal_ptr(&version), steal_ptr(&machine), steal_ptr(&machines) };
+    *ret = (struct qemu_capabilities){ .version = steal_ptr(&version), .machine = steal_ptr(&machine), .machines = steal_ptr(&machines) };
     return 0;
+}
+
+/* Whether `text` has `word` with nothing of a longer one around it. */
+static bool has_word(const char *text, const char *word)
+{
+    size_t n = strlen(word);
+
+    for (const char *at = text ? strstr(text, word) : NULL; at; at = strstr(at + 1, word))
+        if ((at == text || word_len(at - 1) == 0) && word_len(at) == n)
+            return true;
+    return false;
+}
+
+int qemu_capabilities_parse_features(struct qemu_capabilities *c, const char *object_text, const char *device_text, const char *cpu_text)
+{
+    const struct {
+        const char *feature, *text;
+    } wanted[] = {
+        { "tdx-guest", object_text },       { "sev-snp-guest", object_text }, { "iommufd", object_text }, { "vfio-pci", device_text },
+        { "vhost-vsock-pci", device_text }, { "EPYC-v3", cpu_text },          { "EPYC-v4", cpu_text },
+    };
+    auto_free char *features = strdup(" ");
+
+    for (size_t i = 0; features && i < ARRAY_LEN(wanted); i++) {
+        char *longer = NULL;
+
+        if (!has_word(wanted[i].text, wanted[i].feature))
+            continue;
+        if (str_format(&longer, "%s%s ", features, wanted[i].feature) < 0)
+            return -ENOMEM;
+        free(features);
+        features = longer;
+    }
+    if (!features)
+        return -ENOMEM;
+    free(c->features);
+    c->features = steal_ptr(&features);
+    return 0;
+}
+
+bool qemu_capabilities_has(const struct qemu_capabilities *c, const char *feature)
+{
+    auto_free char *word = NULL;
+
+    return c->features && str_format(&word, " %s ", feature) >= 0 && strstr(c->features, word);
 }
 
 bool qemu_capabilities_has_machine(const struct qemu_capabilities *c, const char *machine)
@@ -122,6 +167,7 @@ void qemu_capabilities_clear(struct qemu_capabilities *c)
     free(c->version);
     free(c->machine);
     free(c->machines);
+    free(c->features);
     *c = (struct qemu_capabilities){ 0 };
 }
 

@@ -40,10 +40,8 @@ static int check_input(const struct resolve_input *in, struct err *err)
         return err_set(err, EINVAL, "bad-spec", "the VM has no valid name");
     if (in->spec->n_disks > DISKS_MAX || in->spec->n_network > NETWORKS_MAX)
         return err_set(err, EINVAL, "bad-spec", "more disks or networks than have a place");
-    if (in->spec->gpus && in->spec->gpus[0])
-        return err_set(err, EOPNOTSUPP, "unsupported", "/gpus: passing devices to a VM is not supported by this version; remove it");
-    if (in->spec->confidential != CONFIDENTIAL_NONE)
-        return err_set(err, EOPNOTSUPP, "unsupported", "/confidential: not supported by this version; remove it or say \"none\"");
+    if (spec_n_gpus(in->spec) > GPUS_MAX)
+        return err_set(err, EINVAL, "bad-spec", "more devices to pass than have a place");
     if (in->spec->vsock.wanted && in->vsock_cid < VSOCK_CID_MIN)
         return err_set(err, EINVAL, "no-cid", "no vsock CID was allocated for this VM");
     return 0;
@@ -119,6 +117,9 @@ static int resolve_qemu(const struct resolve_input *in, struct plan *plan, struc
     r = choose_family(in, &a.family, err);
     if (r < 0)
         return r;
+    r = tee_choose(&a, err);
+    if (r < 0)
+        return r;
     for (size_t i = 0; i < ARRAY_LEN(environment); i++)
         strv_push(&env, environment[i]);
     r = argv_build(&a);
@@ -130,6 +131,8 @@ static int resolve_qemu(const struct resolve_input *in, struct plan *plan, struc
     if (r < 0 || env.failed || str_set(&plan->qemu.path, in->qemu_path) < 0)
         return -ENOMEM;
     plan->qemu.agent = in->spec->agent;
+    plan->qemu.memlock = argv_memlock(&a);
+    plan->ram.shared = !argv_memory_is_private(&a);
     plan->qemu.argv = words.items;
     plan->qemu.env = env.items;
     words = (struct strv){ 0 };
@@ -252,7 +255,6 @@ static int resolve_stop(const struct spec *spec, struct plan *plan)
 static int resolve_policies(const struct spec *spec, struct plan *plan)
 {
     plan->ram.size = spec->memory;
-    plan->ram.shared = true;
     plan->restart.policy = spec->restart.policy;
     plan->restart.delay_ms = spec->restart.delay_ms;
     plan->restart.max_delay_ms = spec->restart.max_delay_ms;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "lib/base/err.h"
+#include "lib/host/host.h"
 #include "lib/qemu/capabilities.h"
 #include "lib/spec/spec.h"
 #include "proto/plan.h"
@@ -26,6 +27,11 @@ struct resolve_input {
     const struct qemu_user *user;              /* NULL: as the shim */
     const char *kvm_group;                     /* number of the group that may open /dev/kvm, NULL: all may, or none */
     uint64_t vsock_cid;                        /* allocated; 0: none */
+    const struct host *host;                   /* NULL: offers nothing to confidential guests */
+    const char *sysfs_root;                    /* in front of /sys where devices are, NULL: nothing */
 };
+
+/* Whether the QEMU of a VM with this spec must have been asked for its features. */
+bool plan_needs_features(const struct spec *spec);
 
 int plan_resolve(const struct resolve_input *in, struct plan *ret_plan, struct err *err);

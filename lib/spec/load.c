@@ -2,6 +2,8 @@
 
 #include "lib/spec/spvm_internal.h"
 
+const char *spec_reader_sysfs(const struct spec_reader *reader) { return reader->sysfs_root ? reader->sysfs_root : reader->root; }
+
 bool spec_is_spvm(const json_t *json)
 {
     return json_is_object(json) && (json_object_get(json, "run_configuration") || json_object_get(json, "qemu_configuration"));
@@ -23,5 +25,7 @@ int spec_load_host(const json_t *json, const struct spec *spec, const struct spe
 {
     if (spec_is_spvm(json))
         return spvm_check_host(json, spec, reader);
-    return spec_check_host(spec, reader->problem, reader->arg);
+    int n = spec_check_host(spec, reader->problem, reader->arg);
+    int more = n < 0 ? n : spec_check_host_devices(spec, spec_reader_sysfs(reader), reader->problem, reader->arg);
+    return more < 0 ? more : n + more;
 }

@@ -8,8 +8,11 @@ struct spec_reader {
     void (*problem)(void *arg, const struct err *err); /* id "bad-spec"; may be NULL */
     void (*warning)(void *arg, const struct err *err); /* id "spec-warning": read, but not followed; may be NULL */
     void *arg;
-    const char *root; /* put in front of every path that is looked at, for tests; NULL: the host's own root */
+    const char *sysfs_root; /* put in front of /sys and /proc in its place, where it is set */
+    const char *root;       /* put in front of every path that is looked at, for tests; NULL: the host's own root */
 };
+
+const char *spec_reader_sysfs(const struct spec_reader *reader);
 
 /* Whether the object is in the sp-vm format: one with "run_configuration" or "qemu_configuration". */
 bool spec_is_spvm(const json_t *json);

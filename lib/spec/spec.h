@@ -89,9 +89,14 @@ int spec_parse(const json_t *json, void (*report)(void *arg, const struct err *e
 /* What only this host can say: kernel, initrd, firmware, disk paths and QEMU there and usable; tap present. Reports as above. */
 int spec_check_host(const struct spec *spec, void (*report)(void *arg, const struct err *err), void *arg);
 
+/* The same of its devices, and of its confidential mode, by what is below `root`/sys and `root`/proc; NULL: the host's own. */
+int spec_check_host_devices(const struct spec *spec, const char *root, void (*report)(void *arg, const struct err *err), void *arg);
+
 /* "raw" or "qcow2": as the spec says, else by what the path ends in. */
 const char *spec_disk_format(const struct spec_disk *disk);
 const char *spec_path_format(const char *path);
+
+size_t spec_n_gpus(const struct spec *spec);
 
 /* Native form with all defaults written out. */
 int spec_emit(const struct spec *spec, json_t **ret_json);

@@ -64,6 +64,19 @@ static void check_boot(const struct spec *spec, struct problems *p)
         problem_add(p, "/boot: nothing to boot: give \"kernel\" or \"firmware\", or a disk in \"disks\"");
 }
 
+/* What is known without the host; of "auto" only the host knows what it is. */
+static void check_confidential(const struct spec *spec, struct problems *p)
+{
+    const char *mode = enum_to_string(&confidential_mode_names, spec->confidential);
+
+    if (spec->confidential != CONFIDENTIAL_TDX && spec->confidential != CONFIDENTIAL_SEV_SNP)
+        return;
+    if (!spec->boot.firmware && !problem_under(p, "/boot"))
+        problem_add(p, "/boot/firmware: missing; a guest with confidential \"%s\" doesn't start by QEMU's own BIOS", mode);
+    if (spec->accel == ACCEL_TCG)
+        problem_add(p, "/accel: confidential \"%s\" needs KVM: say \"auto\" or \"kvm\"", mode);
+}
+
 static void check_restart(const struct spec *spec, struct problems *p)
 {
     char delay[DURATION_TEXT_MAX], max_delay[DURATION_TEXT_MAX];
@@ -245,6 +258,7 @@ int spec_check(struct spec *spec, struct problems *p)
 {
     check_machine(spec, p);
     check_boot(spec, p);
+    check_confidential(spec, p);
     spec_check_disks(spec, p);
     int r = spec_check_network(spec, p);
     if (r < 0)

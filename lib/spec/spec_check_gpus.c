@@ -6,6 +6,15 @@
 #include "lib/spec/limits.h"
 #include "lib/spec/spec_internal.h"
 
+size_t spec_n_gpus(const struct spec *spec)
+{
+    size_t n = 0;
+
+    while (spec->gpus && spec->gpus[n])
+        n++;
+    return n;
+}
+
 static size_t find(char *const *gpus, size_t n, const char *address)
 {
     size_t i = 0;

@@ -16,10 +16,9 @@ const struct enum_names network_mode_names = { "network mode", network_modes, AR
 static const char *const accel_modes[] = { [ACCEL_AUTO] = "auto", [ACCEL_KVM] = "kvm", [ACCEL_TCG] = "tcg" };
 const struct enum_names accel_mode_names = { "accel", accel_modes, ARRAY_LEN(accel_modes) };
 
-static const char *const confidential_modes[] = { [CONFIDENTIAL_NONE] = "none",
-                                                  [CONFIDENTIAL_TDX] = "tdx",
-                                                  [CONFIDENTIAL_SEV_SNP] = "sev-snp",
-                                                  [CONFIDENTIAL_AUTO] = "auto" };
+static const char *const confidential_modes[] = {
+    [CONFIDENTIAL_NONE] = "none", [CONFIDENTIAL_TDX] = "tdx", [CONFIDENTIAL_SEV_SNP] = "sev-snp", [CONFIDENTIAL_AUTO] = "auto"
+};
 const struct enum_names confidential_mode_names = { "confidential", confidential_modes, ARRAY_LEN(confidential_modes) };
 
 #define FIELD_AT(record, member) .offset = offsetof(record, member)

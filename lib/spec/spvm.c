@@ -6,6 +6,7 @@
 #include "lib/base/fd.h"
 #include "lib/base/json.h"
 #include "lib/base/util.h"
+#include "lib/host/host.h"
 #include "lib/spec/spec_internal.h"
 #include "lib/spec/spvm_internal.h"
 
@@ -100,7 +101,8 @@ static const struct {
     { "/disks/1", "/qemu_configuration/state_disk_size_gb" },
     { "/network/0/mac", "/qemu_configuration/mac_address" },
     { "/network/0/forward", NULL }, /* by spvm_check(), which names the ports */
-    { "/gpus", NULL }, /* by spvm_check() */
+    { "/gpus", "/qemu_configuration/gpus" },
+    { "/confidential", "/qemu_configuration/mode" },
     { "/vsock", "/qemu_configuration/guest_cid" },
     { "/qemu/path", "/qemu_configuration/qemu_path" },
 };
@@ -108,20 +110,22 @@ static const struct {
 /* For what is found in the spec that a file became. */
 static void translated(void *arg, const struct err *err)
 {
-    const char *pointer = "/qemu_configuration", *colon = strstr(err->text, ": ");
+    const char *pointer = "/qemu_configuration", *colon = strstr(err->text, ": "), *inner = "";
     const struct problems *p = arg;
 
     for (size_t i = 0; colon && i < ARRAY_LEN(places); i++) {
         size_t n = strlen(places[i].native);
         if (has_prefix(err->text, places[i].native) && (err->text[n] == '/' || err->text[n] == ':')) {
             pointer = places[i].spvm;
+            if (streq(places[i].native, "/gpus")) /* an array there as here */
+                inner = err->text + n;
             break;
         }
     }
     /* What wasn't found lacks in the spec too, which is no news. */
     if (!pointer || (streq(pointer, BUILD_DIR) && (problem_under(p, BUILD_DIR) || problem_under(p, VM_BUILD))))
         return;
-    problem_add(arg, "%s: %s", pointer, colon ? colon + 2 : err->text);
+    problem_add(arg, "%s%.*s: %s", pointer, *inner ? (int)(colon - inner) : 0, inner, colon ? colon + 2 : err->text);
 }
 
 /* ---- mapping ---- */
@@ -177,17 +181,27 @@ static int set_network(struct spec *spec, const struct spvm *vm)
     return r;
 }
 
+/* What the guest's kernel needs to be told in each mode. */
+static int mode_words(int confidential, const struct spvm_build *build, char **ret_words)
+{
+    if (confidential == CONFIDENTIAL_TDX)
+        return str_set(ret_words, " clearcpuid=mtrr");
+    if (confidential == CONFIDENTIAL_SEV_SNP)
+        return str_format(ret_words, " build=%s pci=realloc,nocrs", build->build ? build->build : "");
+    return str_set(ret_words, "");
+}
+
 static int set_boot(struct spec *spec, const struct spvm *vm, const struct spvm_build *build)
 {
-    auto_free char *debug = NULL;
-    int r = 0;
+    auto_free char *debug = NULL, *mode = NULL;
+    int r = mode_words(spec->confidential, build, &mode);
 
-    if (vm->run.debug)
+    if (r >= 0 && vm->run.debug)
         r = str_format(&debug, " console=ttyS0 systemd.log_level=trace systemd.log_target=log argo_branch=%s argo_sp_env=%s sp-debug=true",
                        vm->run.argo_branch ? vm->run.argo_branch : "main", vm->run.argo_sp_env ? vm->run.argo_sp_env : "main");
     if (r >= 0 && build->rootfs_hash)
-        r = str_format(&spec->boot.cmdline, "root=LABEL=rootfs rootfs_verity.scheme=dm-verity rootfs_verity.hash=%s%s", build->rootfs_hash,
-                       debug ? debug : "");
+        r = str_format(&spec->boot.cmdline, "root=LABEL=rootfs rootfs_verity.scheme=dm-verity rootfs_verity.hash=%s%s%s",
+                       build->rootfs_hash, debug ? debug : "", mode);
     if (r >= 0)
         r = str_set(&spec->boot.kernel, build->kernel);
     return r < 0 ? r : str_set(&spec->boot.firmware, build->firmware);
@@ -210,6 +224,26 @@ static int map_spec(struct spvm *vm, const struct spvm_build *build, struct spec
     if (r >= 0)
         r = set_disks(spec, vm, build);
     return r < 0 ? r : set_network(spec, vm);
+}
+
+/* "auto" is what the host offers, nothing included. It is settled here, since firmware and command line hang on it. */
+static int choose_mode(const struct spvm *vm, const struct spec_reader *reader, int *ret_confidential)
+{
+    static const int modes[] = {
+        [SPVM_TDX] = CONFIDENTIAL_TDX,
+        [SPVM_SEV_SNP] = CONFIDENTIAL_SEV_SNP,
+        [SPVM_UNTRUSTED] = CONFIDENTIAL_NONE,
+    };
+    struct host host;
+
+    if (vm->qemu.mode != SPVM_AUTO) {
+        *ret_confidential = modes[vm->qemu.mode];
+        return 0;
+    }
+    int r = host_read(spec_reader_sysfs(reader), host_cpuid_native, &host);
+    if (r >= 0)
+        *ret_confidential = host.tdx ? CONFIDENTIAL_TDX : host.sev_snp ? CONFIDENTIAL_SEV_SNP : CONFIDENTIAL_NONE;
+    return r;
 }
 
 /* ---- the whole ---- */
@@ -237,8 +271,10 @@ int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec
     int r = spec_warnings(json, reader);
     if (r >= 0)
         r = read_file(json, &problems, &vm);
+    if (r >= 0)
+        r = choose_mode(&vm, reader, &spec.confidential);
     if (r >= 0 && vm.run.build_dir && !problem_under(&problems, BUILD_DIR))
-        r = spvm_build_read(reader->root, vm.run.build_dir, &problems, &build);
+        r = spvm_build_read(reader->root, vm.run.build_dir, spec.confidential == CONFIDENTIAL_SEV_SNP, &problems, &build);
     if (r >= 0)
         r = map_spec(&vm, &build, &spec);
     if (r >= 0)
@@ -257,54 +293,13 @@ int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec
 
 /* ---- the host ---- */
 
-enum { PARAMETER_MAX = 4096 /* a page: sysfs(5) */ };
-
-/* 1, 0 or -ENOMEM. */
-static int kvm_offers(const char *root, const char *parameter)
-{
-    auto_free char *path = NULL, *text = NULL;
-    auto_fd int fd = -1;
-    size_t len = 0;
-
-    if (str_format(&path, "%s/sys/module/%s", root ? root : "", parameter) < 0)
-        return -ENOMEM;
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    int r = fd < 0 ? -errno : fd_read_all(fd, PARAMETER_MAX, &text, &len);
-    if (r == -ENOMEM)
-        return r;
-    return r >= 0 && len && text[0] == 'Y';
-}
-
-/* "auto" is what the host offers. Where that is more than this version can do, to run without would be a silent downgrade. */
-static int check_auto_mode(const json_t *json, const char *root, struct problems *p)
-{
-    static const struct {
-        const char *parameter, *mode;
-    } offers[] = { { "kvm_intel/parameters/tdx", "tdx" }, { "kvm_amd/parameters/sev_snp", "sev-snp" } };
-    const char *mode = json_string_value(json_object_get(json_object_get(json, "qemu_configuration"), "mode"));
-
-    if (mode && !streq(mode, "auto"))
-        return 0;
-    for (size_t i = 0; i < ARRAY_LEN(offers); i++) {
-        int r = kvm_offers(root, offers[i].parameter);
-        if (r < 0)
-            return r;
-        if (r > 0)
-            problem_add(p,
-                        "/qemu_configuration/mode: \"auto\" is \"%s\" on this host, which is not supported by this version; say "
-                        "\"untrusted\" to run without",
-                        offers[i].mode);
-    }
-    return 0;
-}
-
 int spvm_check_host(const json_t *json, const struct spec *spec, const struct spec_reader *reader)
 {
     auto_problems struct problems problems = { .report = reader->problem, .arg = reader->arg };
 
-    int r = check_auto_mode(json, reader->root, &problems);
+    int r = spec_check_host(spec, translated, &problems);
     if (r >= 0)
-        r = spec_check_host(spec, translated, &problems);
+        r = spec_check_host_devices(spec, spec_reader_sysfs(reader), translated, &problems);
     if (r < 0)
         return r;
     return problems.paths.failed ? -ENOMEM : problems.n;

@@ -85,7 +85,21 @@ static int read_hash(int fd, const char *folder, struct problems *p, char **ret_
     return 0;
 }
 
-int spvm_build_read(const char *root, const char *folder, struct problems *p, struct spvm_build *ret_build)
+/* "/b/sp-vm-42.img" is of build 42. That goes on the kernel's command line too. */
+static int name_build(struct spvm_build *build, struct problems *p)
+{
+    const char *name = strrchr(build->image, '/') + 1 + strlen("sp-vm-");
+    int len = (int)(strlen(name) - strlen(".img"));
+
+    for (int i = 0; i < len; i++)
+        if (!isalnum((unsigned char)name[i]) && !strchr("._-+", name[i])) {
+            problem_add(p, BUILD_POINTER ": '%s' is no name of a build's image: letters, digits, '.', '_', '-' and '+' are", build->image);
+            return 0;
+        }
+    return str_format(&build->build, "%.*s", len, name);
+}
+
+int spvm_build_read(const char *root, const char *folder, bool amd, struct problems *p, struct spvm_build *ret_build)
 {
     auto_free char *clean = strdup(folder), *below_root = NULL;
     auto_spvm_build struct spvm_build build = { 0 };
@@ -111,7 +125,9 @@ int spvm_build_read(const char *root, const char *folder, struct problems *p, st
     if (r >= 0)
         r = str_format(&build.kernel, "%s/vmlinuz", clean);
     if (r >= 0)
-        r = str_format(&build.firmware, "%s/OVMF.fd", clean);
+        r = str_format(&build.firmware, "%s/%s", clean, amd ? "OVMF_AMD.fd" : "OVMF.fd");
+    if (r >= 0 && build.image)
+        r = name_build(&build, p);
     if (r < 0)
         return r;
     *ret_build = build;
@@ -125,5 +141,6 @@ void spvm_build_clear(struct spvm_build *build)
     free(build->firmware);
     free(build->image);
     free(build->rootfs_hash);
+    free(build->build);
     *build = (struct spvm_build){ 0 };
 }

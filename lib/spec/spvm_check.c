@@ -49,19 +49,10 @@ static void check_provider_config(const struct spvm *vm, struct problems *p)
                            "without");
 }
 
-static void check_mode(const struct spvm *vm, struct problems *p)
-{
-    if (vm->qemu.mode == SPVM_TDX || vm->qemu.mode == SPVM_SEV_SNP)
-        problem_add(p, QEMU "mode: \"%s\" is not supported by this version; only \"untrusted\" is",
-                    enum_to_string(&spvm_mode_names, vm->qemu.mode));
-}
-
 static void check_gpus(const struct spvm *vm, struct problems *p)
 {
     if (spec_check_gpus(p, QEMU "gpus", vm->qemu.gpus) < 0)
         p->paths.failed = true;
-    if (vm->qemu.gpus && vm->qemu.gpus[0])
-        problem_add(p, QEMU "gpus: passing GPUs to a VM is not supported by this version; set it to null to run without");
 }
 
 static void check_disk(const struct spvm *vm, struct problems *p)
@@ -115,7 +106,6 @@ void spvm_check(const struct spvm *vm, struct problems *p)
     check_word("argo_branch", vm->run.argo_branch, p);
     check_word("argo_sp_env", vm->run.argo_sp_env, p);
     check_provider_config(vm, p);
-    check_mode(vm, p);
     check_disk(vm, p);
     check_gpus(vm, p);
     spec_check_path(p, QEMU "cache_dir", vm->qemu.cache_dir);

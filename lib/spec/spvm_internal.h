@@ -39,9 +39,10 @@ void spvm_check(const struct spvm *vm, struct problems *p);
 struct spvm_build {
     char *kernel, *firmware, *image; /* absolute paths, as the host sees them */
     char *rootfs_hash;
+    char *build; /* by the image's name */
 };
-/* Looks into `folder` below `root`. What is missing or odd goes to `p`, and then the build is incomplete. 0 or -ENOMEM. */
-int spvm_build_read(const char *root, const char *folder, struct problems *p, struct spvm_build *ret_build);
+/* Looks into `folder` below `root`; `amd`: for a guest of SEV-SNP, which has a firmware of its own. What is missing or odd goes to `p`, and then the build is incomplete. 0 or -ENOMEM. */
+int spvm_build_read(const char *root, const char *folder, bool amd, struct problems *p, struct spvm_build *ret_build);
 void spvm_build_clear(struct spvm_build *build);
 #define auto_spvm_build auto_cleanup(spvm_build_clear)
 

@@ -1,7 +1,7 @@
 /* Replays tests/golden: good specs become exactly the plan beside them, bad ones exactly the errors beside them.
  *
  * HOLDFAST_GOLDEN_UPDATE=1 rewrites the expected files; read the difference before committing it. The host a spec is resolved for is part
- * of its file name: "kvm-…" has KVM and a user for QEMU, "user-…" has just the latter, "arm-…" is an aarch64 one, "hostile-…" has folders with commas in their names. */
+ * of its file name: see `made_up`; "hostile-…" has folders with commas in their names. */
 #include <check.h>
 #include <dirent.h>
 #include <errno.h>
@@ -33,11 +33,57 @@ static void report_line(void *arg, const struct err *err)
     fprintf(out->stream, "%s\n", err->text);
 }
 
+/* The host and its QEMU, by what a file's name begins with. */
+static const struct made_up {
+    const char *prefix;
+    const char *version, *machine, *features;
+    struct host host;
+    bool kvm, user;
+} made_up[] = {
+    { "arm-", "7.2.22", "virt-7.2", NULL, { 0 }, false, false },
+    { "kvm-", "7.2.22", "pc-q35-7.2", NULL, { 0 }, true, true },
+    { "user-", "7.2.22", "pc-q35-7.2", NULL, { 0 }, false, true },
+    { "gpu-", "7.2.22", "pc-q35-7.2", " vfio-pci vhost-vsock-pci EPYC-v3 ", { 0 }, true, true },
+    { "tdx-",
+      "10.1.0",
+      "pc-q35-10.1",
+      " tdx-guest sev-snp-guest iommufd vfio-pci vhost-vsock-pci EPYC-v3 EPYC-v4 ",
+      { .tdx = true, .family = 6, .model = 207, .phys_bits = 46 },
+      true,
+      true },
+    { "snp-",
+      "10.1.0",
+      "pc-q35-10.1",
+      " tdx-guest sev-snp-guest iommufd vfio-pci vhost-vsock-pci EPYC-v3 EPYC-v4 ",
+      { .sev_snp = true, .amd = true, .family = 0x19, .model = 0x11, .phys_bits = 52, .cbitpos = 51 },
+      true,
+      true },
+    { "milan-",
+      "10.1.0",
+      "pc-q35-10.1",
+      " sev-snp-guest iommufd vfio-pci vhost-vsock-pci EPYC-v3 EPYC-v4 ",
+      { .sev_snp = true, .amd = true, .family = 0x19, .model = 0x01, .phys_bits = 48, .cbitpos = 51 },
+      true,
+      true },
+    { "oldtdx-", "7.2.22", "pc-q35-7.2", " vfio-pci vhost-vsock-pci EPYC-v3 ", { .tdx = true, .phys_bits = 46 }, true, true },
+    { "oldsnp-",
+      "9.0.0",
+      "pc-q35-9.0",
+      " iommufd EPYC-v3 ",
+      { .sev_snp = true, .amd = true, .family = 0x19, .model = 0x11, .phys_bits = 52, .cbitpos = 51 },
+      true,
+      true },
+    { "", "7.2.22", "pc-q35-7.2", NULL, { 0 }, false, false },
+};
+
 static int resolve_for(const char *file, const struct spec *spec, struct plan *ret_plan, struct err *err)
 {
-    char q35[] = "pc-q35-7.2", virt[] = "virt-7.2", version[] = "7.2.22";
-    bool arm = has_prefix(file, "arm-");
-    struct qemu_capabilities capabilities = { .version = version, .machine = arm ? virt : q35 };
+    const struct made_up *is = made_up;
+    while (!has_prefix(file, is->prefix))
+        is++;
+    bool arm = has_prefix(is->machine, "virt");
+    auto_free char *version = strdup(is->version), *machine = strdup(is->machine), *features = is->features ? strdup(is->features) : NULL;
+    const struct qemu_capabilities capabilities = { .version = version, .machine = machine, .features = features };
     auto_free char *run = NULL, *state = NULL, *log = NULL;
     const char *root = has_prefix(file, "hostile-") ? "/hold,fast=\"x\" y" : "";
 
@@ -53,9 +99,10 @@ static int resolve_for(const char *file, const struct spec *spec, struct plan *r
                      : arm           ? "/usr/bin/qemu-system-aarch64"
                                      : "/usr/bin/qemu-system-x86_64",
         .qemu_img_path = "/usr/bin/qemu-img",
-        .kvm_usable = has_prefix(file, "kvm-"),
+        .kvm_usable = is->kvm,
+        .host = &is->host,
         .kvm_group = "107",
-        .user = has_prefix(file, "kvm-") || has_prefix(file, "user-") ? &user : NULL,
+        .user = is->user ? &user : NULL,
         .run_dir = run,
         .state_dir = state,
         .log_dir = log,

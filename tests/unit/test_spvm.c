@@ -195,20 +195,38 @@ static void make_folders(const char *path)
     }
 }
 
+#define TDX "sys/module/kvm_intel/parameters/tdx"
+#define SNP "sys/module/kvm_amd/parameters/sev_snp"
+
 static const struct {
     const char *parameter, *value, *mode;
+    enum confidential_mode confidential;
+    const char *firmware, *words;
     const char *says; /* NULL: nothing of the mode */
 } offers[] = {
-    { "sys/module/kvm_intel/parameters/tdx", "Y\n", "auto", "\"tdx\" on this host" },
-    { "sys/module/kvm_intel/parameters/tdx", "Y\n", NULL, "\"tdx\" on this host" },
-    { "sys/module/kvm_amd/parameters/sev_snp", "Y\n", "auto", "\"sev-snp\" on this host" },
-    { "sys/module/kvm_amd/parameters/sev_snp", "Y\n", "untrusted", NULL },
-    { "sys/module/kvm_intel/parameters/tdx", "N\n", "auto", NULL },
-    { "sys/module/kvm_intel/parameters/ept", "Y\n", "auto", NULL },
+    { TDX, "Y\n", "auto", CONFIDENTIAL_TDX, "OVMF.fd", " clearcpuid=mtrr", NULL },
+    { TDX, "Y\n", NULL, CONFIDENTIAL_TDX, "OVMF.fd", " clearcpuid=mtrr", NULL },
+    { TDX, "Y\n", "tdx", CONFIDENTIAL_TDX, "OVMF.fd", " clearcpuid=mtrr", NULL },
+    { TDX, "Y\n", "sev-snp", CONFIDENTIAL_SEV_SNP, "OVMF_AMD.fd", " build=build-7 pci=realloc,nocrs", "offers no SEV-SNP" },
+    { SNP, "Y\n", "auto", CONFIDENTIAL_SEV_SNP, "OVMF_AMD.fd", " build=build-7 pci=realloc,nocrs", NULL },
+    { SNP, "1\n", "sev-snp", CONFIDENTIAL_SEV_SNP, "OVMF_AMD.fd", " build=build-7 pci=realloc,nocrs", NULL },
+    { SNP, "Y\n", "tdx", CONFIDENTIAL_TDX, "OVMF.fd", " clearcpuid=mtrr", "offers no TDX" },
+    { SNP, "Y\n", "untrusted", CONFIDENTIAL_NONE, "OVMF.fd", NULL, NULL },
+    { TDX, "N\n", "auto", CONFIDENTIAL_NONE, "OVMF.fd", NULL, NULL },
+    { TDX, "N\n", "tdx", CONFIDENTIAL_TDX, "OVMF.fd", " clearcpuid=mtrr", "offers no TDX" },
+    { "sys/module/kvm_intel/parameters/ept", "Y\n", "auto", CONFIDENTIAL_NONE, "OVMF.fd", NULL, NULL },
 };
 
-START_TEST(auto_never_means_less_than_the_host_offers)
+static bool ends_in(const char *text, const char *end)
 {
+    size_t n = strlen(text), m = strlen(end);
+
+    return n >= m && streq(text + n - m, end);
+}
+
+START_TEST(the_mode_is_what_was_asked_for_or_the_host_offers)
+{
+    auto_spec struct spec spec = { 0 };
     int dirfd = open(GOLDEN_DIR "/sp-vm/good", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     auto_json json_t *json = read_json(dirfd, "minimal.json");
     struct output out = { 0 };
@@ -219,12 +237,37 @@ START_TEST(auto_never_means_less_than_the_host_offers)
     make_folders(offers[_i].parameter);
     fixture_write(offers[_i].parameter, offers[_i].value);
     output_open(&out);
-    (void)load_host(json, fixture.path, &out);
+    const struct spec_reader reader = {
+        .problem = problem, .warning = warning, .arg = &out, .root = HOST_ROOT, .sysfs_root = fixture.path
+    };
+    ck_assert_int_eq(spec_load(json, &reader, &spec), 0);
+    ck_assert_int_eq(spec.confidential, offers[_i].confidential);
+    ck_assert_msg(ends_in(spec.boot.firmware, offers[_i].firmware), "%s", spec.boot.firmware);
+    if (offers[_i].words)
+        ck_assert_msg(ends_in(spec.boot.cmdline, offers[_i].words), "%s", spec.boot.cmdline);
+    else
+        ck_assert_msg(!strstr(spec.boot.cmdline, "mtrr") && !strstr(spec.boot.cmdline, "pci="), "%s", spec.boot.cmdline);
+    (void)spec_load_host(json, &spec, &reader);
     fclose(out.stream);
     if (offers[_i].says)
-        ck_assert_msg(strstr(out.text, offers[_i].says) != NULL, "%s", out.text);
+        ck_assert_msg(strstr(out.text, "/qemu_configuration/mode: this host ") && strstr(out.text, offers[_i].says), "%s", out.text);
     else
         ck_assert_msg(!strstr(out.text, "/mode"), "%s", out.text);
+    free(out.text);
+}
+END_TEST
+
+START_TEST(gpus_that_are_not_there_are_named_in_the_file)
+{
+    int dirfd = open(GOLDEN_DIR "/sp-vm/good", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    auto_json json_t *json = read_json(dirfd, "mode-sev-snp-gpus.json");
+    struct output out = { 0 };
+
+    close(dirfd);
+    output_open(&out);
+    ck_assert_int_gt(load_host(json, fixture.path, &out), 0);
+    fclose(out.stream);
+    ck_assert_msg(strstr(out.text, "/qemu_configuration/gpus/1: there is no PCI device 0000:c2:00.0 on this host") != NULL, "%s", out.text);
     free(out.text);
 }
 END_TEST
@@ -235,7 +278,8 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, bad_files_get_their_errors);
     tcase_add_test(tc, a_file_is_told_by_its_parts);
     tcase_add_test(tc, what_lacks_on_the_host_has_its_place_in_the_file);
-    tcase_add_loop_test(tc, auto_never_means_less_than_the_host_offers, 0, ARRAY_LEN(offers));
+    tcase_add_test(tc, gpus_that_are_not_there_are_named_in_the_file);
+    tcase_add_loop_test(tc, the_mode_is_what_was_asked_for_or_the_host_offers, 0, ARRAY_LEN(offers));
 }
 
 int main(void) { return fixture_main("spvm", add_tests); }
