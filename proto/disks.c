@@ -175,3 +175,15 @@ int disks_copy(const struct disks *from, struct disks *ret_disks)
     *ret_disks = copy;
     return 0;
 }
+
+bool disks_drop(struct disks *disks, const char *plan_path)
+{
+    struct disk_layers *entry = disks_find(disks, plan_path);
+
+    if (!entry)
+        return false;
+    free(entry->plan_path);
+    layers_free(entry->layers, entry->n_layers);
+    *entry = disks->disks[--disks->n_disks];
+    return true;
+}

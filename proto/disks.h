@@ -49,5 +49,8 @@ int disks_copy(const struct disks *from, struct disks *ret_disks);
 /* Copies the layers into the entry of this path, which is made if there is none. On failure `disks` may be cleared, and is as it was. */
 int disks_set(struct disks *disks, const char *plan_path, const struct snapshot_layer *layers, size_t n_layers);
 
+/* Forgets the entry of this path, when there is one: the disk is as the plan says again. True when there was. */
+bool disks_drop(struct disks *disks, const char *plan_path);
+
 int layers_copy(const struct snapshot_layer *from, size_t n, struct snapshot_layer **ret_layers);
 void layers_free(struct snapshot_layer *layers, size_t n);

@@ -19,8 +19,19 @@ static const struct field step_fields[] = {
     { "what", FIELD_STRING, FIELD_REQUIRED, .offset = offsetof(struct plan_step, what) },
     { "argv", FIELD_STRV, FIELD_REQUIRED, .offset = offsetof(struct plan_step, argv) },
     { "creates", FIELD_STRING, FIELD_OMIT_EMPTY, .offset = offsetof(struct plan_step, creates) },
+    { "writes", FIELD_STRING, FIELD_OMIT_EMPTY, .offset = offsetof(struct plan_step, writes) },
 };
 TYPE(step_type, "step", sizeof(struct plan_step), step_fields);
+
+static const struct field disk_fields[] = {
+    { "name", FIELD_STRING, FIELD_REQUIRED, .offset = offsetof(struct plan_disk, name) },
+    { "path", FIELD_STRING, FIELD_REQUIRED, .offset = offsetof(struct plan_disk, path) },
+    { "format", FIELD_STRING, FIELD_REQUIRED, .offset = offsetof(struct plan_disk, format) },
+    { "size", FIELD_CUSTOM, FIELD_OMIT_EMPTY, .offset = offsetof(struct plan_disk, size), .codec = &codec_size },
+    { "fresh", FIELD_BOOL, FIELD_OMIT_EMPTY, .offset = offsetof(struct plan_disk, fresh) },
+    { "qemu_img", FIELD_STRING, FIELD_OMIT_EMPTY, .offset = offsetof(struct plan_disk, qemu_img) },
+};
+TYPE(disk_type, "disk", sizeof(struct plan_disk), disk_fields);
 
 static const struct field rung_fields[] = {
     { "kind", FIELD_ENUM, FIELD_REQUIRED, .offset = offsetof(struct plan_rung, kind), .names = &rung_kind_names },
@@ -106,6 +117,7 @@ static const struct field plan_fields[] = {
     { "state_dir", FIELD_STRING, FIELD_REQUIRED, AT(state_dir) },
     { "log_dir", FIELD_STRING, FIELD_REQUIRED, AT(log_dir) },
     { "prepare", FIELD_ARRAY, FIELD_OMIT_EMPTY, AT(prepare), .count_offset = offsetof(struct plan, n_prepare), .type = &step_type },
+    { "disks", FIELD_ARRAY, FIELD_OMIT_EMPTY, AT(disks), .count_offset = offsetof(struct plan, n_disks), .type = &disk_type },
     { "qemu", FIELD_OBJECT, FIELD_REQUIRED, AT(qemu), .type = &qemu_type },
     { "ram", FIELD_OBJECT, FIELD_REQUIRED, AT(ram), .type = &ram_type },
     { "restart", FIELD_OBJECT, 0, AT(restart), .type = &restart_type },
@@ -146,6 +158,34 @@ static int check_steps(const struct plan *plan, struct err *err)
         r = check_absolute(place, plan->prepare[i].creates, err);
         if (r < 0)
             return r;
+        snprintf(place, sizeof(place), "/prepare/%zu/writes", i);
+        r = check_absolute(place, plan->prepare[i].writes, err);
+        if (r < 0)
+            return r;
+        if (plan->prepare[i].writes && !plan->prepare[i].creates)
+            return err_set(err, EINVAL, "bad-record", "%s: only beside \"creates\"", place);
+    }
+    return 0;
+}
+
+static int check_disks(const struct plan *plan, struct err *err)
+{
+    for (size_t i = 0; i < plan->n_disks; i++) {
+        const struct plan_disk *disk = &plan->disks[i];
+        char place[64];
+
+        snprintf(place, sizeof(place), "/disks/%zu/path", i);
+        int r = check_absolute(place, disk->path, err);
+        if (r < 0)
+            return r;
+        snprintf(place, sizeof(place), "/disks/%zu/qemu_img", i);
+        r = check_absolute(place, disk->qemu_img, err);
+        if (r < 0)
+            return r;
+        if (disk->size && !disk->qemu_img)
+            return err_set(err, EINVAL, "bad-record", "%s: missing beside \"size\"", place);
+        if (!streq(disk->format, "raw") && !streq(disk->format, "qcow2"))
+            return err_set(err, EINVAL, "bad-record", "/disks/%zu/format: expected \"raw\" or \"qcow2\", got \"%s\"", i, disk->format);
     }
     return 0;
 }
@@ -205,6 +245,8 @@ static int check_plan(const void *record, struct err *err)
         r = check_user(plan, err);
     if (r >= 0)
         r = check_files(plan, err);
+    if (r >= 0)
+        r = check_disks(plan, err);
     return r < 0 ? r : check_steps(plan, err);
 }
 

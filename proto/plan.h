@@ -54,8 +54,18 @@ struct plan_file {
 struct plan_step {
     char *what;    /* "create disk data (20G)", for progress and errors */
     char **argv;   /* absolute program first */
-    char *creates; /* skipped when this path exists; it is removed when the step fails; NULL: always run. Steps write to
-                    * a temporary name themselves when half a result would do harm */
+    char *creates; /* skipped when this path exists; it is removed when the step fails; NULL: always run */
+    char *writes;  /* what argv really makes, renamed to `creates` when it is whole; NULL: `creates` itself */
+};
+
+/* A disk of the VM's own, made by one of the steps. The shim looks at each before a boot, and at none before a restore. */
+struct plan_disk {
+    char *name;    /* for messages */
+    char *path;    /* as in the steps and in qemu.files */
+    char *format;  /* "raw" or "qcow2" */
+    uint64_t size; /* a smaller disk is grown to it, a larger one refused; 0: made of files, never written to, and named by what is in it */
+    bool fresh;    /* made anew at each start of QEMU */
+    char *qemu_img; /* the program that grows it; NULL with size 0 */
 };
 
 struct plan_rung {
@@ -84,6 +94,9 @@ struct plan {
 
     struct plan_step *prepare;
     size_t n_prepare;
+
+    struct plan_disk *disks;
+    size_t n_disks;
 
     struct {
         char *path;

@@ -40,13 +40,18 @@ static int try_link(int fd, int folder_fd, const char *name, const char *path, s
     return err_set_errno(err, errno, "bad-disk", "can't give %s the name %s", path, name);
 }
 
-/* One of our overlays, which the sweep would take for one of an earlier state of the VM: without write permission it doesn't. QEMU has it
- * open already. */
+/* A file of this VM's own: one of our overlays, which the sweep would take for one of an earlier state of the VM, or a disk, which may be made
+ * anew at each start. Without write permission neither is removed. QEMU has it open already. */
 static int protect(const struct freeze *freeze, int fd, const char *path, struct err *err)
 {
-    size_t len = strlen(freeze->folder);
+    size_t len = strlen(freeze->folder) - strlen("/" FOLDER_LAYERS);
+    const char *name = path + len + 1;
 
-    if (!has_prefix(path, freeze->folder) || path[len] != '/' || strchr(path + len + 1, '/'))
+    if (strncmp(path, freeze->folder, len) != 0 || path[len] != '/')
+        return 0;
+    if (has_prefix(name, FOLDER_LAYERS "/"))
+        name += strlen(FOLDER_LAYERS "/");
+    if (strchr(name, '/'))
         return 0;
     return fchmod(fd, 0440) < 0 ? err_set_errno(err, errno, "bad-disk", "can't protect %s, which has no other name", path) : 0;
 }

@@ -1,25 +1,60 @@
 /* The plan's prepare steps, one child at a time, watched from the loop: making a disk may take long and the shim answers meanwhile. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lib/base/failpoint.h"
 #include "lib/base/fd.h"
+#include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/base/spawn.h"
 #include "proto/launch.h"
 #include "shim/logs.h"
+#include "shim/own_disks.h"
 #include "shim/privileges.h"
 #include "shim/restore.h"
 #include "shim/vm.h"
 
 static void next_step(struct vm *vm);
 
+/* The disks' own steps, then the plan's; NULL behind the last. */
+static const struct plan_step *current_step(const struct vm *vm)
+{
+    size_t n, i = (size_t)vm->prepare.step;
+    const struct plan_step *before = own_disks_steps(vm, &n);
+
+    if (i < n)
+        return &before[i];
+    return i - n < vm->plan.n_prepare ? &vm->plan.prepare[i - n] : NULL;
+}
+
 static void undo_step(const struct plan_step *step)
 {
     if (step->creates)
-        (void)unlink(step->creates);
+        (void)unlink(step->writes ? step->writes : step->creates);
+}
+
+/* What was made gets its name when it is whole, and so durably that a disk isn't made a second time. */
+static int keep_step(const struct plan_step *step)
+{
+    auto_free char *folder = NULL;
+    auto_fd int fd = -1;
+
+    if (!step->writes)
+        return 0;
+    folder = strndup(step->creates, (size_t)(strrchr(step->creates, '/') - step->creates + 1));
+    if (!folder)
+        return -ENOMEM;
+    fd = open(step->writes, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0 || rename(step->writes, step->creates) < 0)
+        return -errno;
+    fd_close(fd);
+    fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
 static int reap(struct vm *vm)
@@ -37,12 +72,20 @@ static int reap(struct vm *vm)
 static void on_step_exited(struct pidwatch *w)
 {
     struct vm *vm = w->arg;
-    const struct plan_step *step = &vm->plan.prepare[vm->prepare.step];
+    const struct plan_step *step = current_step(vm);
     auto_free char *tail = NULL, *text = NULL;
-    int wstatus;
+    int wstatus, r;
 
     pidwatch_stop(w);
     wstatus = reap(vm);
+    FAILPOINT("shim.after-step");
+    r = wstatus == 0 ? keep_step(step) : 0;
+    if (r < 0) {
+        undo_step(step);
+        (void)str_format(&text, "could not %s: can't keep %s: %s", step->what, step->creates, strerror(-r));
+        vm_launch_failed(vm, NULL, text ? text : step->what);
+        return;
+    }
     if (wstatus == 0) {
         vm->prepare.step++;
         next_step(vm);
@@ -87,15 +130,18 @@ static void next_step(struct vm *vm)
     int r;
 
     for (;; vm->prepare.step++) {
-        const struct plan_step *step = &vm->plan.prepare[vm->prepare.step];
+        const struct plan_step *step = current_step(vm);
 
-        if ((size_t)vm->prepare.step == vm->plan.n_prepare) {
+        if (!step) {
             vm_handle(vm, vm_is_restoring(vm) ? VM_RESTORE : VM_PREPARED, NULL);
             return;
         }
         if (step->creates && (restore_replaces(vm, step->creates) || lstat(step->creates, &st) == 0))
             continue;
+        if (step->writes) /* of a shim that was killed in the middle */
+            (void)unlink(step->writes);
         vm_tell(vm, EVENT_PREPARE, NULL, "%s", step->what);
+        FAILPOINT("shim.before-step");
         r = run_step(vm, step);
         if (r < 0) {
             auto_free char *text = NULL;
@@ -114,10 +160,11 @@ void vm_prepare(struct vm *vm)
     vm_logs_begin_boot(vm);
     vm->prepare.step = 0;
     vm->qemu.log_offset = log_file_size(vm->log_fd, FILE_QEMU_LOG);
+    own_disks_end(vm); /* of an earlier boot */
     if (vm_is_restoring(vm))
         restore_prepare(vm);
     else
-        next_step(vm);
+        own_disks_prepare(vm);
 }
 
 void vm_prepare_steps(struct vm *vm) { next_step(vm); }
@@ -125,11 +172,14 @@ void vm_prepare_steps(struct vm *vm) { next_step(vm); }
 void vm_prepare_cancel(struct vm *vm)
 {
     restore_end(vm);
-    if (vm->prepare.child.pid == 0)
+    if (vm->prepare.child.pid == 0) {
+        own_disks_end(vm);
         return;
+    }
     pidwatch_stop(&vm->prepare.watch);
     (void)kill(-vm->prepare.child.pid, SIGKILL);
     (void)pidref_kill(&vm->prepare.child, SIGKILL);
     (void)reap(vm);
-    undo_step(&vm->plan.prepare[vm->prepare.step]);
+    undo_step(current_step(vm));
+    own_disks_end(vm);
 }

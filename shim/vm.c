@@ -15,6 +15,7 @@
 #include "proto/interfaces.h"
 #include "proto/launch.h"
 #include "shim/health.h"
+#include "shim/own_disks.h"
 #include "shim/ram.h"
 #include "shim/restore.h"
 #include "shim/snapshot.h"
@@ -229,6 +230,7 @@ void vm_free(struct vm *vm)
     }
     snapshot_abort(vm);
     restore_end(vm);
+    own_disks_end(vm);
     ram_end(vm);
     health_clear(vm);
     tree_stop(&vm->tree);

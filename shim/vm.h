@@ -30,6 +30,7 @@
 struct agent_call;
 struct console;
 struct ram;
+struct own_disks;
 struct restore;
 struct snapshot_job;
 struct health;
@@ -109,6 +110,7 @@ struct vm {
     } stop;
 
     struct ram *ram;               /* of the QEMU that runs or is being started */
+    struct own_disks *own_disks;   /* looked at, from the beginning of a boot's preparation to the next */
     struct restore *restore;       /* under way */
     struct snapshot_job *snapshot; /* under way */
     bool no_room;                  /* QEMU paused the guest, since a write of its found the host's file system full */

@@ -72,7 +72,7 @@ static void apply_one(struct apply *a, const char *path, struct map *names)
     auto_json json_t *reply = NULL;
     struct err err = ERR_INIT;
 
-    if (spec_file_load(path, names, false, &f) != OUTCOME_DONE) {
+    if (spec_file_load(a->in, path, names, false, &f) != OUTCOME_DONE) {
         spec_file_complain(&f);
         add_failure(a, &f, "BadSpec");
         a->outcome = OUTCOME_FAILED;

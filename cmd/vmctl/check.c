@@ -6,7 +6,7 @@
 static enum outcome check_one(const struct invocation *in, const char *path, struct map *names, json_t *results)
 {
     auto_spec_file struct spec_file f = { 0 };
-    enum outcome outcome = spec_file_load(path, names, true, &f);
+    enum outcome outcome = spec_file_load(in, path, names, true, &f);
 
     if (in->json)
         json_array_append_new(results, must_json(json_pack("{s:s, s:s?, s:b, s:O, s:O}", "file", f.shown, "name", f.spec.name, "ok",

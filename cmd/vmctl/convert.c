@@ -12,7 +12,7 @@ static enum outcome run(const struct invocation *in)
     if (map_new(&names) < 0)
         must(NULL);
     /* With what this host says, since "auto" in a file is what the host offers. */
-    enum outcome outcome = spec_file_load(in->args[0], names, true, &f);
+    enum outcome outcome = spec_file_load(in, in->args[0], names, true, &f);
     spec_file_complain(&f);
     if (outcome != OUTCOME_DONE)
         return outcome;

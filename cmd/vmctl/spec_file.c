@@ -9,6 +9,7 @@
 #include "cmd/vmctl/text.h"
 #include "lib/base/fd.h"
 #include "lib/base/json.h"
+#include "lib/disk/own_disks.h"
 #include "proto/launch.h"
 
 static int is_spec_name(const struct dirent *e)
@@ -119,7 +120,17 @@ static void check_name(struct spec_file *f, struct map *names)
     spec_file_add_problem(f, "/name", reason);
 }
 
-enum outcome spec_file_load(const char *path, struct map *names, bool host, struct spec_file *ret_file)
+/* What this host says of it, and the disks that are there of a VM with its name. */
+static void check_host(const struct invocation *in, const struct spec_reader *reader, struct spec_file *f)
+{
+    auto_free char *state = NULL;
+
+    if (spec_load_host(f->json, &f->spec, reader) < 0 || str_format(&state, "%s/" FOLDER_VMS "/%s", in->dirs.state, f->spec.name) < 0 ||
+        own_disks_check(&f->spec, state, problem, f) < 0)
+        must(NULL);
+}
+
+enum outcome spec_file_load(const struct invocation *in, const char *path, struct map *names, bool host, struct spec_file *ret_file)
 {
     struct spec_file f = {
         .path = path,
@@ -136,8 +147,8 @@ enum outcome spec_file_load(const char *path, struct map *names, bool host, stru
             must(NULL);
         if (r == 0) {
             check_name(&f, names);
-            if (host && spec_load_host(f.json, &f.spec, &reader) < 0)
-                must(NULL);
+            if (host)
+                check_host(in, &reader, &f);
         }
     }
     *ret_file = f;

@@ -21,8 +21,8 @@ struct spec_file {
 enum outcome spec_files_expand(const struct invocation *in, struct strv *ret_paths);
 
 /* Reads and checks one; `names` remembers which file has which VM, so that the second with a name is told. With `host` also what only this
- * host can say. OUTCOME_FAILED when it has problems. Nothing is printed. */
-enum outcome spec_file_load(const char *path, struct map *names, bool host, struct spec_file *ret_file);
+ * host can say, of the disks in the state folder of `in` too. OUTCOME_FAILED when it has problems. Nothing is printed. */
+enum outcome spec_file_load(const struct invocation *in, const char *path, struct map *names, bool host, struct spec_file *ret_file);
 void spec_file_clear(struct spec_file *f);
 #define auto_spec_file auto_cleanup(spec_file_clear)
 

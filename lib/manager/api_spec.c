@@ -3,6 +3,7 @@
 
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/disk/own_disks.h"
 #include "lib/manager/api.h"
 #include "lib/manager/down.h"
 #include "lib/manager/planner.h"
@@ -41,6 +42,15 @@ static void apply_free(struct apply *a)
     free(a);
 }
 
+static int check_disks(const struct apply *a, const struct spec *spec)
+{
+    auto_free char *state = NULL;
+
+    if (str_format(&state, "%s/" FOLDER_VMS "/%s", a->manager->dirs.state, spec->name) < 0)
+        return -ENOMEM;
+    return own_disks_check(spec, state, specs_collect_problem, a->problems);
+}
+
 static void check_run(struct job *job)
 {
     struct apply *a = container_of(job, struct apply, job);
@@ -53,6 +63,8 @@ static void check_run(struct job *job)
     if (a->r == 0) {
         a->enabled = spec.enabled;
         a->r = spec_load_host(a->spec, &spec, &reader);
+        if (a->r == 0)
+            a->r = check_disks(a, &spec);
     }
     if (a->r != 0)
         return;

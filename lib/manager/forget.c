@@ -9,12 +9,14 @@
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/disk/image.h"
 #include "lib/manager/cids.h"
 #include "lib/manager/registry.h"
 #include "lib/manager/snapshots.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wait.h"
+#include "proto/disks.h"
 
 /* No VM can have such a name. */
 #define TOMBSTONE_PREFIX ".deleted-"
@@ -158,7 +160,38 @@ static int remove_logs(const struct forget_dirs *dirs, const char *name, bool pu
     return json_array_append_new(kept, json_text(path)) < 0 ? -ENOMEM : 0;
 }
 
-int forget_files(const struct forget_dirs *dirs, const char *name, const char *spec_file, bool purge, json_t **ret_kept)
+struct image_search {
+    const char *folder, *name;
+    struct err *err;
+};
+
+/* A file with more names than this one loses nothing by it: a clone goes on with what it shares with this VM. */
+static int check_image(void *arg, int dirfd, const char *entry)
+{
+    const struct image_search *search = arg;
+    auto_free char *path = NULL;
+    struct stat st;
+
+    if (is_record(entry) || fstatat(dirfd, entry, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) || st.st_nlink > 1)
+        return 0;
+    if (str_format(&path, "%s/%s/%s", search->folder, search->name, entry) < 0)
+        return -ENOMEM;
+    return image_check_unused(entry, path, IMAGE_ANY, search->err);
+}
+
+static int check_images(const struct forget_dirs *dirs, const char *name, struct err *err)
+{
+    auto_free char *layers = NULL;
+    struct image_search search = { dirs->state_path, name, err };
+    int r = list_folder(dirs->state_vms_fd, name, check_image, &search);
+
+    if (r < 0 || str_format(&layers, "%s/" FOLDER_LAYERS, name) < 0)
+        return r < 0 ? r : -ENOMEM;
+    search.name = layers;
+    return list_folder(dirs->state_vms_fd, layers, check_image, &search);
+}
+
+int forget_files(const struct forget_dirs *dirs, const char *name, const char *spec_file, bool purge, json_t **ret_kept, struct err *err)
 {
     auto_json json_t *kept = json_array();
     struct keeping keeping = { kept, dirs->state_path, name };
@@ -168,7 +201,9 @@ int forget_files(const struct forget_dirs *dirs, const char *name, const char *s
     if (!kept)
         return -ENOMEM;
     /* The spec before the wish: with the wish that says deleting no manager starts the VM again, and without the spec none does. */
-    r = run_folder_remove(dirs->run_vms_fd, name);
+    r = purge ? check_images(dirs, name, err) : 0;
+    if (r >= 0)
+        r = run_folder_remove(dirs->run_vms_fd, name);
     if (r >= 0)
         r = remove_spec(dirs->specs_fd, spec_file);
     if (r >= 0 && !purge)
@@ -193,6 +228,7 @@ struct forget_job {
     bool purge;
     json_t *kept;
     int r;
+    struct err err;
 };
 
 /* Frozen disks are in a snapshot's own folder where the file system has hard links, else where they were: those must outlive the VM. */
@@ -238,7 +274,7 @@ static void run(struct job *job)
     dirs.state_path = state;
     f->r = keep_for_snapshots(m, f->vm->name, &f->purge);
     if (f->r >= 0)
-        f->r = forget_files(&dirs, f->vm->name, f->spec_file, f->purge, &f->kept);
+        f->r = forget_files(&dirs, f->vm->name, f->spec_file, f->purge, &f->kept, &f->err);
     if (f->r >= 0)
         f->r = note_snapshots(m, f->vm->name, f->kept);
     if (f->r >= 0)
@@ -253,9 +289,11 @@ static void done(struct job *job)
     vm->forgetting = false;
     if (f->r < 0) {
         /* It stays as it is, to be tried again by the next delete or the next manager. */
-        vm_set_view(vm, VIEW_UNKNOWN, "its delete is not finished: %s", strerror(-f->r));
+        const char *why = err_is_set(&f->err) ? f->err.text : strerror(-f->r);
+
+        vm_set_view(vm, VIEW_UNKNOWN, "its delete is not finished: %s", why);
         vm->delete_failed = true;
-        waiters_delete_failed(vm, strerror(-f->r));
+        waiters_delete_failed(vm, why);
     } else {
         log_vm_info(vm->name, "deleted");
         waiters_deleted(vm, f->kept);

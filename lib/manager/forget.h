@@ -18,8 +18,8 @@ struct forget_dirs {
 };
 
 /* Removes all records of the VM. Whatever else is in its state folder, and its logs, stay and are named in the array ret_kept, unless purge is
- * given. -EBUSY: something of it lives. */
-int forget_files(const struct forget_dirs *dirs, const char *name, const char *spec_file, bool purge, json_t **ret_kept);
+ * given. -EBUSY: something of it lives, or with purge "in-use": a process has one of its disks open, and then nothing was removed. */
+int forget_files(const struct forget_dirs *dirs, const char *name, const char *spec_file, bool purge, json_t **ret_kept, struct err *err);
 
 /* Removes the run folder `name` of the directory folders_fd, with both its locks in our hands, so that nothing lives or begins in it meanwhile. 0,
  * also if there is none; -EBUSY: one of the locks is held, and nothing was removed. */

@@ -8,6 +8,7 @@
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/disk/own_disks.h"
 #include "lib/host/host.h"
 #include "lib/manager/cids.h"
 #include "lib/manager/frozen.h"
@@ -47,6 +48,17 @@ void plan_request_free(struct plan_request *p)
     free(p);
 }
 
+static int place_of(const struct plan_request *p, struct plan_place *f);
+
+/* The number of problems with the disks that are there already, or -ENOMEM. Those of a restore are the snapshot's. */
+static int check_disks(const struct plan_request *p, const struct spec *spec)
+{
+    struct plan_place auto_cleanup(plan_place_clear) place = { 0 };
+    int r = p->restore.vm ? 0 : place_of(p, &place);
+
+    return r < 0 || p->restore.vm ? r : own_disks_check(spec, place.state, specs_collect_problem, p->problems);
+}
+
 static int read_spec(struct plan_request *p, struct spec *ret_spec)
 {
     auto_json json_t *json = NULL;
@@ -71,6 +83,8 @@ static int read_spec(struct plan_request *p, struct spec *ret_spec)
         r = err_set(&p->err, EINVAL, "bad-spec", "%s is the spec of \"%s\" now", p->spec_file, spec.name);
     } else {
         r = spec_load_host(json, &spec, &reader);
+        if (r == 0)
+            r = check_disks(p, &spec);
         if (r > 0)
             r = specs_problems_err(p->problems, &p->err);
     }

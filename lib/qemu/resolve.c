@@ -140,13 +140,13 @@ static int resolve_qemu(const struct resolve_input *in, struct plan *plan, struc
     return 0;
 }
 
-/* A disk is made in place: the step's `creates` is removed should it fail. */
+/* Under another name, so that a maker which is killed leaves no half disk under the real one. */
 static int disk_step(const struct resolve_input *in, const struct spec_disk *disk, struct plan_step *step)
 {
     char size[SIZE_TEXT_MAX];
     auto_strv struct strv argv = { 0 };
 
-    if (disk_path(in, disk, &step->creates) < 0 ||
+    if (disk_path(in, disk, &step->creates) < 0 || str_format(&step->writes, "%s.new", step->creates) < 0 ||
         str_format(&step->what, "create disk %s (%s)", disk->name, format_size(disk->size, size)) < 0)
         return -ENOMEM;
     strv_push(&argv, in->qemu_img_path);
@@ -155,13 +155,23 @@ static int disk_step(const struct resolve_input *in, const struct spec_disk *dis
     strv_push(&argv, "-f");
     strv_push(&argv, spec_disk_format(disk));
     strv_push(&argv, "--");
-    strv_push(&argv, step->creates);
+    strv_push(&argv, step->writes);
     strv_push(&argv, size);
     if (argv.failed)
         return -ENOMEM;
     step->argv = argv.items;
     argv = (struct strv){ 0 };
     return 0;
+}
+
+static int own_disk(const struct resolve_input *in, const struct spec_disk *disk, struct plan_disk *own)
+{
+    own->size = disk->size;
+    own->fresh = !disk->persistent;
+    if (str_set(&own->name, disk->name) < 0 || str_set(&own->format, spec_disk_format(disk)) < 0 ||
+        str_set(&own->qemu_img, in->qemu_img_path) < 0)
+        return -ENOMEM;
+    return disk_path(in, disk, &own->path);
 }
 
 static int resolve_prepare(const struct resolve_input *in, struct plan *plan, struct err *err)
@@ -171,7 +181,8 @@ static int resolve_prepare(const struct resolve_input *in, struct plan *plan, st
     if (spec->n_disks == 0)
         return 0;
     plan->prepare = calloc(spec->n_disks, sizeof *plan->prepare);
-    if (!plan->prepare)
+    plan->disks = calloc(spec->n_disks, sizeof *plan->disks);
+    if (!plan->prepare || !plan->disks)
         return -ENOMEM;
     for (size_t i = 0; i < spec->n_disks; i++) {
         if (spec->disks[i].path)
@@ -183,6 +194,8 @@ static int resolve_prepare(const struct resolve_input *in, struct plan *plan, st
         if (r < 0)
             return r;
         r = disk_step(in, &spec->disks[i], &plan->prepare[plan->n_prepare++]);
+        if (r >= 0)
+            r = own_disk(in, &spec->disks[i], &plan->disks[plan->n_disks++]);
         if (r < 0)
             return r;
     }

@@ -8,9 +8,10 @@
 #include "proto/states.h"
 
 struct spec_disk {
-    char *name;    /* a disk of ours: STATE/vms/VM/NAME.qcow2, or NAME.raw */
-    uint64_t size; /* bytes; for disks of ours */
-    char *path;    /* or somebody's file */
+    char *name;      /* a disk of ours: STATE/vms/VM/NAME.qcow2, or NAME.raw */
+    uint64_t size;   /* bytes; for disks of ours */
+    bool persistent; /* true; of disks of ours: false is made anew at each start of QEMU */
+    char *path;      /* or somebody's file */
     bool readonly;
     char **backing; /* files below a qcow2 image of `path`, the nearest first; their format by their names. NULL: as the image says */
     char *format;   /* "raw" or "qcow2"; NULL: qcow2 for ours, for `path` by its name (".qcow2" or else raw). Never by content:

@@ -68,6 +68,9 @@ static void check_disk(const struct spec_disk *disk, size_t i, struct problems *
             problem_add(p, "/disks/%zu/name: not together with \"path\"", i);
         if (disk->size)
             problem_add(p, "/disks/%zu/size: not together with \"path\"", i);
+        if (!disk->persistent)
+            problem_add(p, "/disks/%zu/persistent: only a disk of this VM can be made anew at each start, and \"path\" is somebody's file",
+                        i);
     } else if (disk->name || disk->size) {
         check_own_disk(disk, i, p);
     } else {

@@ -49,15 +49,18 @@ static json_t *cid_emit(const void *slot)
 
 static const struct field_codec codec_cid = { .parse = cid_parse, .emit = cid_emit };
 
+static void disk_init(void *record) { ((struct spec_disk *)record)->persistent = true; }
+
 static const struct field disk_fields[] = {
     { .key = "name", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_disk, name) },
     { .key = "size", .kind = FIELD_CUSTOM, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_disk, size), .codec = &codec_size },
+    { .key = "persistent", .kind = FIELD_BOOL, FIELD_AT(struct spec_disk, persistent) },
     { .key = "path", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_disk, path) },
     { .key = "readonly", .kind = FIELD_BOOL, FIELD_AT(struct spec_disk, readonly) },
     { .key = "format", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_disk, format) },
     { .key = "backing", .kind = FIELD_STRV, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec_disk, backing) },
 };
-static const struct record_type disk_type = { "disk", sizeof(struct spec_disk), NULL, disk_fields, ARRAY_LEN(disk_fields) };
+static const struct record_type disk_type = { "disk", sizeof(struct spec_disk), disk_init, disk_fields, ARRAY_LEN(disk_fields) };
 
 static const struct field forward_fields[] = {
     { .key = "host", .kind = FIELD_STRING, .flags = FIELD_REQUIRED, FIELD_AT(struct spec_forward, host) },

@@ -137,7 +137,9 @@ static int set_disks(struct spec *spec, const struct spvm *vm, const struct spvm
         return -ENOMEM;
     spec->n_disks = 2;
     spec->disks[0].readonly = true;
+    spec->disks[0].persistent = true;
     spec->disks[1].size = vm->qemu.state_disk_size_gb << 30;
+    spec->disks[1].persistent = vm->qemu.state_disk_persistent;
     if (str_set(&spec->disks[0].path, build->image) < 0 || str_set(&spec->disks[0].format, "raw") < 0)
         return -ENOMEM;
     return str_set(&spec->disks[1].name, "state");

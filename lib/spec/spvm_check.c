@@ -55,13 +55,6 @@ static void check_gpus(const struct spvm *vm, struct problems *p)
         p->paths.failed = true;
 }
 
-static void check_disk(const struct spvm *vm, struct problems *p)
-{
-    if (vm->qemu.state_disk_size_gb && !vm->qemu.state_disk_persistent)
-        problem_add(p, QEMU "state_disk_size_gb: a state disk that is made anew at each start is not supported by this version; set "
-                            "\"state_disk_persistent\" to true to keep it");
-}
-
 struct port {
     const char *key;
     const char *address;
@@ -106,7 +99,6 @@ void spvm_check(const struct spvm *vm, struct problems *p)
     check_word("argo_branch", vm->run.argo_branch, p);
     check_word("argo_sp_env", vm->run.argo_sp_env, p);
     check_provider_config(vm, p);
-    check_disk(vm, p);
     check_gpus(vm, p);
     spec_check_path(p, QEMU "cache_dir", vm->qemu.cache_dir);
     check_ports(vm, p);

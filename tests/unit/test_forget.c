@@ -53,7 +53,7 @@ static json_t *forget(bool purge)
 {
     json_t *kept = NULL;
 
-    ck_assert_int_eq(forget_files(&dirs, "web", "web.json", purge, &kept), 0);
+    ck_assert_int_eq(forget_files(&dirs, "web", "web.json", purge, &kept, NULL), 0);
     ck_assert(!fixture_exists("run/web"));
     ck_assert(!fixture_exists("specs/web.json"));
     ck_assert(!fixture_exists("state/web/" FILE_WANTED));
@@ -114,7 +114,7 @@ START_TEST(alive)
     auto_fd int lock = lock_take(fixture.dir, _i ? "run/web/" FILE_VM_LOCK : "run/web/" FILE_SHIM_LOCK);
 
     ck_assert_int_ge(lock, 0);
-    ck_assert_int_eq(forget_files(&dirs, "web", "web.json", true, &kept), -EBUSY);
+    ck_assert_int_eq(forget_files(&dirs, "web", "web.json", true, &kept, NULL), -EBUSY);
     ck_assert_ptr_null(kept);
     ck_assert(fixture_exists("run/web/" FILE_STATUS));
     ck_assert(fixture_exists("state/web/" FILE_WANTED));

@@ -70,8 +70,10 @@ static void machine_make(const char *name, struct machine *m)
         .log_dir = path,
     };
     ck_assert_msg(plan_resolve(&in, &m->plan, &err) == 0, "%s", err.text);
-    for (size_t i = 0; i < m->plan.n_prepare; i++)
+    for (size_t i = 0; i < m->plan.n_prepare; i++) {
         run(m->plan.prepare[i].argv[0], m->plan.prepare[i].argv);
+        ck_assert_int_eq(rename(m->plan.prepare[i].writes, m->plan.prepare[i].creates), 0);
+    }
 }
 
 static int open_files(void *arg)

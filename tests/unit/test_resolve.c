@@ -212,7 +212,12 @@ START_TEST(own_disks_are_made_foreign_ones_are_not)
     ck_assert_str_eq(plan.prepare[0].creates, "/state/v/d.qcow2");
     ck_assert_str_eq(plan.prepare[0].what, "create disk d (20G)");
     auto_free char *command = strv_to_shell(plan.prepare[0].argv);
-    ck_assert_str_eq(command, "/usr/bin/qemu-img create -q -f qcow2 -- /state/v/d.qcow2 20G");
+    ck_assert_str_eq(command, "/usr/bin/qemu-img create -q -f qcow2 -- /state/v/d.qcow2.new 20G");
+    ck_assert_str_eq(plan.prepare[0].writes, "/state/v/d.qcow2.new");
+    ck_assert_uint_eq(plan.n_disks, 1);
+    ck_assert_str_eq(plan.disks[0].path, "/state/v/d.qcow2");
+    ck_assert_uint_eq(plan.disks[0].size, UINT64_C(20) << 30);
+    ck_assert(!plan.disks[0].fresh);
 }
 END_TEST
 
