@@ -26,6 +26,8 @@ static enum outcome run(const struct invocation *in)
             continue;
         vm_view_complete(json_object_get(reply, "vm"));
         vm_memory_add(client, json_object_get(reply, "vm"));
+        if (json_object_get(reply, "allocated"))
+            json_object_set(json_object_get(reply, "vm"), "allocated", json_object_get(reply, "allocated"));
         if (in->json)
             json_array_append(all, json_object_get(reply, "vm"));
         else

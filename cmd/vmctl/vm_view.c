@@ -149,6 +149,26 @@ static void line_last_exit(const json_t *vm)
     vm_view_line("last exit", line);
 }
 
+static void lines_allocated(const json_t *allocated)
+{
+    json_int_t cid = member_int(allocated, "cid");
+    size_t i;
+    json_t *one;
+
+    json_array_foreach (json_object_get(allocated, "macs"), i, one)
+        vm_view_line("mac", json_string_value(one));
+    json_array_foreach (json_object_get(allocated, "forwards"), i, one) {
+        auto_free char *line = NULL;
+
+        if (str_format(&line, "%s/%s to port %lld of the guest", member_text(one, "host"), member_text(one, "proto"),
+                       (long long)member_int(one, "guest")) < 0)
+            must(NULL);
+        vm_view_line("forward", line);
+    }
+    if (cid > 0)
+        line_int("vsock cid", cid);
+}
+
 void vm_view_detail(const struct invocation *in, const json_t *vm, const json_t *paths)
 {
     static const char *const path_labels[] = { "spec", "log", "state", "run" };
@@ -176,6 +196,7 @@ void vm_view_detail(const struct invocation *in, const json_t *vm, const json_t 
     line_pid("qemu", vm, "qemu_pid");
     line_pid("shim", vm, "shim_pid");
     vm_view_line("memory", memory);
+    lines_allocated(json_object_get(vm, "allocated"));
     line_last_exit(vm);
     for (size_t i = 0; i < ARRAY_LEN(path_labels); i++)
         vm_view_line(path_labels[i], member_text(paths, path_labels[i]));

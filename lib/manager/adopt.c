@@ -8,6 +8,7 @@
 #include "lib/base/log.h"
 #include "lib/manager/down.h"
 #include "lib/manager/event_log.h"
+#include "lib/manager/hold.h"
 #include "lib/manager/link.h"
 #include "lib/manager/records.h"
 #include "lib/manager/registry.h"
@@ -111,6 +112,7 @@ int adopt_begin(struct manager *m, struct err *err)
     map_foreach (m->vms, e)
         ask_shim(map_value(e));
     m->adopting--;
+    hold_begin(m);
     return 0;
 }
 

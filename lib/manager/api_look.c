@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
 #include "lib/manager/follow.h"
 #include "lib/manager/link.h"
@@ -62,7 +63,8 @@ void api_get(struct varlink_call *call, const json_t *parameters, void *userdata
     if (!vm)
         return;
     link_check_stopped(vm);
-    varlink_call_reply_consume(call, json_pack("{s:o, s:o}", "vm", vm_to_wire(vm), "paths", paths_of(vm)));
+    varlink_call_reply_consume(call, json_pack("{s:o, s:o, s:o*}", "vm", vm_to_wire(vm), "paths", paths_of(vm), "allocated",
+                                               allocations_show(vm->manager->allocations, vm->name)));
 }
 
 static void inspected(struct plan_request *p)
@@ -72,7 +74,8 @@ static void inspected(struct plan_request *p)
     bool lives = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN;
 
     if (a->call)
-        varlink_call_reply_consume(a->call, json_pack("{s:o, s:o, s:O*, s:O*, s:O*}", "vm", vm_to_wire(vm), "paths", paths_of(vm), "spec",
+        varlink_call_reply_consume(a->call, json_pack("{s:o, s:o, s:o*, s:O*, s:O*, s:O*}", "vm", vm_to_wire(vm), "paths", paths_of(vm),
+                                                      "allocated", allocations_show(vm->manager->allocations, vm->name), "spec",
                                                       json_is_object(p->spec) ? p->spec : NULL, "plan",
                                                       lives && json_is_object(p->running) ? p->running : NULL, "next_plan", p->next));
     free(a);

@@ -4,6 +4,7 @@
 #include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/disk/own_disks.h"
+#include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
 #include "lib/manager/down.h"
 #include "lib/manager/planner.h"
@@ -51,6 +52,19 @@ static int check_disks(const struct apply *a, const struct spec *spec)
     return own_disks_check(spec, state, specs_collect_problem, a->problems);
 }
 
+/* Nothing is given yet, so what is left to us is in nobody's way. */
+static int check_claims(struct apply *a, const struct spec *spec)
+{
+    auto_claims struct claims claims = { 0 };
+    bool spvm = spec_is_spvm(a->spec);
+    int r = claims_from_spec(spec, &claims);
+
+    if (r < 0)
+        return r;
+    return admission_check_spec(&a->manager->config.limits, spec, spvm, specs_collect_problem, a->problems) +
+           allocations_check(a->manager->allocations, spec->name, &claims, spvm, specs_collect_problem, a->problems);
+}
+
 static void check_run(struct job *job)
 {
     struct apply *a = container_of(job, struct apply, job);
@@ -66,6 +80,8 @@ static void check_run(struct job *job)
         if (a->r == 0)
             a->r = check_disks(a, &spec);
     }
+    if (a->r == 0 && a->enabled)
+        a->r = check_claims(a, &spec);
     if (a->r != 0)
         return;
     r = specs_read(a->manager->specs_fd, a->file, &old, &a->err);

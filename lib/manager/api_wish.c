@@ -204,6 +204,8 @@ static void restart_planned(struct plan_request *p)
         /* Asked and gone before anything was begun. */
     } else if (p->r < 0 && json_array_size(p->problems) > 0) {
         api_bad_spec_consume(call, json_incref(p->problems));
+    } else if (p->r < 0 && p->refusal != REFUSAL_NONE) {
+        api_refuse(call, vm->name, "%s is not restarted, since it could not be started again: %s", vm->name, p->err.text);
     } else if (p->r < 0) {
         api_fail(call, vm->name, p->err.id, NULL, "%s is not restarted, since it could not be started again: %s", vm->name, p->err.text);
     } else if (vm->gone_from_registry || vm->write_issued != r->writes) {
@@ -240,7 +242,7 @@ void api_restart(struct varlink_call *call, const json_t *parameters, void *user
         r->change.wish = WANTED_RUNNING;
         r->writes = vm->write_issued;
     }
-    if (!r || plan_request(vm, 0, restart_planned, r) < 0) {
+    if (!r || plan_request(vm, PLAN_ADMIT, restart_planned, r) < 0) {
         free(r);
         api_fail_memory(call);
         return;

@@ -36,6 +36,8 @@ static const struct field host_config_fields[] = {
     { .key = "log_level", .kind = FIELD_STRING, .offset = offsetof(struct host_config, log_level) },
     { .key = "qemu_user", .kind = FIELD_STRING, .offset = offsetof(struct host_config, qemu_user) },
     { .key = "start_interval", .kind = FIELD_CUSTOM, .codec = &codec_duration, .offset = offsetof(struct host_config, start_interval) },
+    { .key = "ports", .kind = FIELD_CUSTOM, .codec = &codec_port_range, .offset = offsetof(struct host_config, ports) },
+    { .key = "limits", .kind = FIELD_OBJECT, .type = &host_limits_type, .offset = offsetof(struct host_config, limits) },
     { .key = "restore", .kind = FIELD_OBJECT, .type = &restore_config_type, .offset = offsetof(struct host_config, restore) },
     { .key = "vm_config", .kind = FIELD_OBJECT, .type = &vm_config_type, .offset = offsetof(struct host_config, vm_config) },
 };
@@ -60,6 +62,9 @@ static int config_parse(const char *text, size_t len, struct host_config *config
         return r;
     if (config->log_level && log_level_from_string(config->log_level, &level) < 0)
         return err_set(err, EINVAL, "bad-config", "/log_level: expected error, warning, info or debug, got \"%s\"", config->log_level);
+    r = host_limits_check(&config->limits, err);
+    if (r < 0)
+        return r;
     if (!config->vm_config.configs_dir && json_is_object(json_object_get(json, "vm_config")))
         return str_set(&config->vm_config.configs_dir, SPVM_CONFIGS_DIR);
     if (config->vm_config.configs_dir && config->vm_config.configs_dir[0] != '/')
@@ -69,7 +74,7 @@ static int config_parse(const char *text, size_t len, struct host_config *config
 
 int host_config_read(const char *config_dir, struct host_config *ret_config, struct err *err)
 {
-    struct host_config config = { .restore = { .mode = RESTORE_MODE_DEFAULT, .prefetch = true } };
+    struct host_config config = { .ports = PORT_RANGE_DEFAULT, .restore = { .mode = RESTORE_MODE_DEFAULT, .prefetch = true } };
     auto_free char *text = NULL;
     const char *file = config_files[0];
     auto_fd int fd = -1;

@@ -7,6 +7,7 @@
 #include "lib/base/err.h"
 #include "lib/base/record.h"
 #include "lib/base/util.h"
+#include "lib/manager/host_limits.h"
 #include "proto/states.h"
 
 /* Where neither command nor config says. */
@@ -17,6 +18,8 @@ struct host_config {
     char *log_level;         /* error warning info debug; NULL: info */
     char *qemu_user;         /* whom QEMU runs as where the spec doesn't say; NULL: "holdfast-qemu" or nobody's number */
     uint64_t start_interval; /* milliseconds between starts of the manager's own accord, 0: all at once */
+    struct port_range ports; /* that are given to forwards whose port is "auto" */
+    struct host_limits limits;
     struct {
         int mode;      /* enum restore_mode: of a restore that isn't asked for in one */
         bool prefetch; /* memory that is known to be needed first is loaded first, and what isn't known is learned */

@@ -10,7 +10,8 @@
 #include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/disk/image.h"
-#include "lib/manager/cids.h"
+#include "lib/manager/allocations.h"
+#include "lib/manager/hold.h"
 #include "lib/manager/registry.h"
 #include "lib/manager/snapshots.h"
 #include "lib/manager/specs.h"
@@ -277,8 +278,10 @@ static void run(struct job *job)
         f->r = forget_files(&dirs, f->vm->name, f->spec_file, f->purge, &f->kept, &f->err);
     if (f->r >= 0)
         f->r = note_snapshots(m, f->vm->name, f->kept);
-    if (f->r >= 0)
-        f->r = cids_drop(m->cids, f->vm->name);
+    if (f->r < 0)
+        return;
+    allocations_drop(m->allocations, f->vm->name);
+    f->r = allocations_commit(m->allocations);
 }
 
 static void done(struct job *job)
@@ -298,6 +301,7 @@ static void done(struct job *job)
         log_vm_info(vm->name, "deleted");
         waiters_deleted(vm, f->kept);
         registry_remove(vm);
+        hold_freed(vm->manager);
     }
     json_decref(f->kept);
     free(f->spec_file);

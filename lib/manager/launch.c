@@ -7,6 +7,7 @@
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/manager/hold.h"
 #include "lib/manager/link.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
@@ -166,6 +167,18 @@ static int spawn(struct launch *l, int plan_fd)
     return 0;
 }
 
+/* What somebody else on the host has may be free in a moment; another VM's end is noticed; a spec doesn't mend itself. */
+static void plan_failed(struct plan_request *p)
+{
+    struct vm *vm = p->vm;
+
+    vm->refused = p->refusal != REFUSAL_NONE;
+    vm->blocked = p->refusal == REFUSAL_BY_VMS;
+    if (p->refusal == REFUSAL_NONE && !p->restore.vm) /* else it may well be the snapshot */
+        (void)str_set(&vm->spec_error, p->err.text);
+    failed(vm, p->refusal != REFUSAL_BY_HOST, p->err.text);
+}
+
 static void on_plan(struct plan_request *p)
 {
     struct vm *vm = p->vm;
@@ -184,12 +197,13 @@ static void on_plan(struct plan_request *p)
         return;
     }
     if (p->r < 0) {
-        if (!p->restore.vm) /* else it may well be the snapshot */
-            (void)str_set(&vm->spec_error, p->err.text);
-        failed(vm, true, p->err.text);
+        plan_failed(p);
         plan_request_free(p);
         return;
     }
+    vm->refused = vm->blocked = false;
+    if (p->freed)
+        hold_freed(vm->manager);
     FAILPOINT("manager.after-run-folder");
     (void)str_set(&vm->spec_error, NULL);
     memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));

@@ -15,9 +15,9 @@
 #include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/manager/adopt.h"
+#include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
 #include "lib/manager/call.h"
-#include "lib/manager/cids.h"
 #include "lib/manager/follow.h"
 #include "lib/manager/forget.h"
 #include "lib/manager/launch.h"
@@ -222,7 +222,7 @@ static int make_parts(struct manager *m, struct err *err)
     if (r >= 0)
         r = qemu_cache_new(&m->qemus);
     if (r >= 0)
-        r = cids_new(m->state_fd, &m->cids, &aside, err);
+        r = allocations_new(m->state_fd, &m->allocations, &aside, err);
     if (r >= 0)
         r = worker_new(m->loop, READER_THREADS, &m->reader);
     if (r >= 0)
@@ -234,7 +234,7 @@ static int make_parts(struct manager *m, struct err *err)
     if (r >= 0)
         r = worker_new(m->loop, 1, &m->verifier);
     if (aside)
-        log_error("allocations.json doesn't parse and was kept as %s: ids are given anew", aside);
+        log_error("allocations.json doesn't parse and was kept as %s: context ids, MAC addresses and ports are given anew", aside);
     return r < 0 ? err_from(err, r, "starting the manager") : 0;
 }
 
@@ -470,7 +470,7 @@ void manager_free(struct manager *m)
     varlink_interface_free(m->manager_interface);
     varlink_interface_free(m->shim_interface);
     qemu_cache_free(m->qemus);
-    cids_free(m->cids);
+    allocations_free(m->allocations);
     fd_close(m->run_fd);
     fd_close(m->run_vms_fd);
     fd_close(m->state_fd);

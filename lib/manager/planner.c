@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <malloc.h>
 #include <sys/stat.h>
 
 #include "lib/base/fd.h"
@@ -10,8 +9,9 @@
 #include "lib/base/log.h"
 #include "lib/disk/own_disks.h"
 #include "lib/host/host.h"
-#include "lib/manager/cids.h"
+#include "lib/manager/allocations.h"
 #include "lib/manager/frozen.h"
+#include "lib/manager/plan_allocate.h"
 #include "lib/manager/plan_restore.h"
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/qemu_user.h"
@@ -42,6 +42,7 @@ void plan_request_free(struct plan_request *p)
     json_decref(p->given);
     wanted_restore_clear(&p->restore);
     plan_place_clear(&p->place);
+    claims_clear(&p->claims);
     free(p->spec_file);
     free(p->qemu_path);
     vm_unref(p->vm);
@@ -59,7 +60,7 @@ static int check_disks(const struct plan_request *p, const struct spec *spec)
     return r < 0 || p->restore.vm ? r : own_disks_check(spec, place.state, specs_collect_problem, p->problems);
 }
 
-static int read_spec(struct plan_request *p, struct spec *ret_spec)
+static int read_spec(struct plan_request *p, struct spec *ret_spec, bool *ret_spvm)
 {
     auto_json json_t *json = NULL;
     struct spec_reader reader = { .problem = specs_collect_problem, .sysfs_root = p->vm->manager->sysfs_root };
@@ -92,6 +93,7 @@ static int read_spec(struct plan_request *p, struct spec *ret_spec)
         spec_clear(&spec);
         return r;
     }
+    *ret_spvm = spec_is_spvm(json);
     *ret_spec = spec;
     return 0;
 }
@@ -172,7 +174,6 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
     struct host host = { 0 };
     auto_qemu_user struct qemu_user user = { 0 };
     auto_free char *qemu_img = NULL, *kvm_group = kvm_group_find();
-    uint32_t cid = 0;
     int r;
 
     r = qemu_user_find(spec->qemu.user ? spec->qemu.user : p->vm->manager->config.qemu_user, &user, &p->err);
@@ -187,14 +188,6 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
     if (r < 0)
         return r;
     in.qemu_img_path = qemu_img;
-    if (spec->vsock.wanted && spec->vsock.cid == 0 && (p->use & PLAN_TRY)) {
-        in.vsock_cid = VSOCK_CID_MIN;
-    } else if (spec->vsock.wanted && spec->vsock.cid == 0) {
-        r = cids_get(p->vm->manager->cids, p->vm->name, &cid);
-        if (r < 0)
-            return err_set_errno(&p->err, -r, "no-cid", "no vsock context id");
-        in.vsock_cid = cid;
-    }
     r = place_of(p, &place);
     if (r < 0)
         return r;
@@ -302,10 +295,9 @@ static void read_running(struct plan_request *p)
         (void)json_parse(text, len, &p->running, NULL);
 }
 
-static void run(struct job *job)
+void plan_begin(struct plan_request *p, struct spec *ret_spec)
 {
-    struct plan_request *p = container_of(job, struct plan_request, job);
-    auto_spec struct spec spec = { 0 };
+    bool spvm = false;
 
     json_decref(steal_ptr(&p->problems));
     json_decref(steal_ptr(&p->spec));
@@ -313,11 +305,29 @@ static void run(struct job *job)
     p->err = ERR_INIT;
     if (p->use & PLAN_SHOW)
         read_running(p);
-    p->r = read_spec(p, &spec);
+    p->r = read_spec(p, ret_spec, &spvm);
     if (p->r >= 0)
-        p->r = make_plan(p, &spec);
+        p->r = plan_allocate(p, ret_spec, spvm);
+}
+
+void plan_end(struct plan_request *p, const struct spec *spec, int committed)
+{
+    if (p->r >= 0 && committed < 0 && !(p->use & PLAN_TRY))
+        p->r = err_set_errno(&p->err, -committed, "not-saved", "what was given to it can't be written to %s/allocations.json",
+                             p->vm->manager->dirs.state);
+    if (p->r >= 0)
+        p->r = make_plan(p, spec);
     if (p->r < 0 && p->r != -EAGAIN)
         err_from(&p->err, p->r, "making the launch plan");
+}
+
+static void run(struct job *job)
+{
+    struct plan_request *p = container_of(job, struct plan_request, job);
+    auto_spec struct spec spec = { 0 };
+
+    plan_begin(p, &spec);
+    plan_end(p, &spec, p->r < 0 ? 0 : allocations_commit(p->vm->manager->allocations));
 }
 
 static void ask(struct job *job)
@@ -339,10 +349,8 @@ static void ask_done(struct job *job)
     worker_add(p->vm->manager->reader, &p->job);
 }
 
-static void done(struct job *job)
+void plan_request_finish(struct plan_request *p)
 {
-    struct plan_request *p = container_of(job, struct plan_request, job);
-
     if (p->r == -EAGAIN && !p->asked && p->qemu_path) {
         p->asked = true;
         p->job.run = ask;
@@ -353,6 +361,15 @@ static void done(struct job *job)
     if (p->r == -EAGAIN) /* the binary is being replaced under our eyes */
         err_set(&p->err, EAGAIN, "no-qemu", "%s changes while it is looked at: try again", p->qemu_path ? p->qemu_path : "QEMU");
     p->done(p);
+}
+
+static void done(struct job *job) { plan_request_finish(container_of(job, struct plan_request, job)); }
+
+static bool contends(const struct vm *vm, unsigned use)
+{
+    bool wanted = vm->has_wanted ? vm->wanted.wish == WANTED_RUNNING : vm->enabled;
+
+    return (use & (PLAN_LAUNCH | PLAN_ADMIT)) || vm->presence != PRESENCE_GONE || vm->launch || wanted;
 }
 
 struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*callback)(struct plan_request *p), void *arg)
@@ -369,6 +386,7 @@ struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*callba
     }
     p->vm = vm_ref(vm);
     p->use = use;
+    p->contends = contends(vm, use);
     p->done = callback;
     p->arg = arg;
     return p;
@@ -389,39 +407,4 @@ int plan_request(struct vm *vm, unsigned use, void (*callback)(struct plan_reque
         return -ENOMEM;
     plan_request_begin(p);
     return 0;
-}
-
-static void check_done(struct plan_request *p)
-{
-    struct manager *m = p->vm->manager;
-    struct vm *vm = p->vm;
-
-    if (!vm->gone_from_registry && !vm->spec_second) {
-        if (p->r >= 0)
-            memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
-        if (p->r < 0 && !streq_opt(vm->spec_error, p->err.text))
-            log_vm_warning(vm->name, "its spec: %s", p->err.text);
-        (void)str_set(&vm->spec_error, p->r < 0 ? p->err.text : NULL);
-    }
-    plan_request_free(p);
-    m->checking = false;
-    planner_check(m);
-}
-
-void planner_check(struct manager *m)
-{
-    if (m->checking || m->stopping)
-        return;
-    map_foreach (m->vms, e) {
-        struct vm *vm = map_value(e);
-
-        if (!vm->check_due)
-            continue;
-        vm->check_due = false;
-        if (plan_request(vm, 0, check_done, NULL) >= 0) {
-            m->checking = true;
-            return;
-        }
-    }
-    (void)malloc_trim(0);
 }

@@ -5,11 +5,20 @@
 #include "lib/base/json.h"
 #include "lib/manager/vm.h"
 #include "lib/manager/worker.h"
+#include "lib/spec/claims.h"
 
 enum plan_use {
     PLAN_LAUNCH = 1 << 0, /* also make the VM's folders and a memfd of the plan */
     PLAN_SHOW = 1 << 1,   /* also keep the JSON of spec, running plan and next plan */
     PLAN_TRY = 1 << 2,    /* nothing is given out for it: whether it works is the question */
+    PLAN_ADMIT = 1 << 3,  /* also look whether the host has room and ports for it, as for PLAN_LAUNCH */
+};
+
+/* Who has what a VM needs. */
+enum refusal {
+    REFUSAL_NONE,
+    REFUSAL_BY_VMS,  /* others that run or are to run */
+    REFUSAL_BY_HOST, /* somebody else */
 };
 
 /* Where a plan's VM is, when not in the usual folders: one whose name is nobody's, in one folder of its own. */
@@ -25,13 +34,17 @@ struct plan_request {
     json_t *given;                 /* the spec to plan by instead of the file's, NULL: that; owned */
     struct wanted_restore restore; /* the snapshot to begin from; owned */
     struct plan_place place;       /* run NULL: the usual folders; owned */
+    bool contends;                 /* it runs, is to run, or would at once: what others have it can't have */
     bool ephemeral;                /* the restore is for learning the working set */
     char *qemu_path;               /* to be asked */
     bool asked, features;          /* whether it was, and whether what it offers to confidential guests and devices is to be asked too */
     void (*done)(struct plan_request *p); /* frees with plan_request_free() */
     void *arg;
 
-    int r; /* 0, or -errno and err; problems when the spec is at fault */
+    enum refusal refusal; /* why r is negative */
+    struct claims claims; /* what it would hold; taken where it does */
+    bool freed;           /* and held something else before */
+    int r;                /* 0, or -errno and err; problems when the spec is at fault */
     struct err err;
     json_t *problems; /* array of Problem, or NULL */
     char digest[17];
@@ -47,5 +60,12 @@ void plan_request_begin(struct plan_request *p);
 int plan_request(struct vm *vm, unsigned use, void (*done)(struct plan_request *p), void *arg);
 void plan_request_free(struct plan_request *p);
 
-/* Goes through all VMs whose spec may have changed, one at a time, in the background: is it right, is it what runs? */
+/* For those who make many plans in one job, on its thread: first this for each (p->r says how it went), then once allocations_commit(), then
+ * the other for each, with what the commit returned. */
+void plan_begin(struct plan_request *p, struct spec *ret_spec);
+void plan_end(struct plan_request *p, const struct spec *spec, int committed);
+/* Then on the loop, in place of p->done, which it leads to: asks QEMU what it can do where that is not known yet (p->r is -EAGAIN). */
+void plan_request_finish(struct plan_request *p);
+
+/* Goes through all VMs whose spec may have changed, in the background: is it right, is it what runs? (spec_check.c) */
 void planner_check(struct manager *m);

@@ -7,6 +7,7 @@
 #include "lib/base/log.h"
 #include "lib/manager/act.h"
 #include "lib/manager/forget.h"
+#include "lib/manager/hold.h"
 #include "lib/manager/launch.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wish.h"
@@ -143,6 +144,7 @@ void reconcile_vm(struct vm *vm)
 
     if (vm->manager->stopping || vm->gone_from_registry)
         return;
+    hold_note(vm);
     facts = facts_of(vm);
     action = decide(&facts);
     if (action != ACTION_LAUNCH && vm->timer_use == TIMER_RELAUNCH) {
@@ -191,6 +193,7 @@ void reconcile_fresh(struct vm *vm)
 {
     vm->failures = 0;
     vm->gave_up = false;
+    vm->blocked = false;
     vm->unclear = false;
     if (vm->timer_use == TIMER_RELAUNCH)
         vm_timer_stop(vm);

@@ -35,7 +35,7 @@ enum {
 };
 
 struct qemu_cache;
-struct cids;
+struct allocations;
 struct shim_call;
 struct long_job;
 struct warm;
@@ -63,7 +63,7 @@ struct manager {
     struct worker *archivist; /* the store of snapshots looked at, things deleted from it */
     struct worker *verifier;  /* snapshots read from end to end */
     struct qemu_cache *qemus;
-    struct cids *cids;
+    struct allocations *allocations;
     struct shim_call *calls;
     struct subscriber *subscribers;
     struct long_job *long_jobs; /* that may be called off */
@@ -71,7 +71,11 @@ struct manager {
     size_t events_pending; /* appends handed to the writer and not done */
 
     size_t adopting; /* VMs whose shim was asked at start and has not answered */
-    bool serving, stopping, checking;
+    bool serving, stopping;
+    unsigned checking;    /* batches of specs being checked in the background */
+    bool check_asks;      /* one of them waits for a QEMU to say what it can do: so would the next */
+    size_t checked;       /* specs since the last time there were none to check */
+    uint64_t check_began_us;
     uint64_t next_start_us; /* when the next start of our own accord may begin (config.start_interval) */
     ev_timer grace, watchdog;
     ev_signal signals[3];

@@ -52,6 +52,7 @@ struct vm {
 
     /* The spec. */
     bool has_spec, enabled, check_due;
+    bool contested;       /* what is wrong with it is what another VM has */
     char *spec_second;    /* another file that has it too, NULL: none; while both are there neither counts */
     uint8_t policy;       /* enum restart_policy */
     char *spec_file;      /* its name, NULL: NAME.json */
@@ -89,6 +90,8 @@ struct vm {
     uint32_t launch_failures; /* how many launches have failed, for those who wait for one */
     uint8_t adoptions;        /* in vain in a row */
     uint8_t failures;         /* launches and unexplained deaths in a row */
+    bool refused;             /* the last launch was: somebody else has what it needs, or there is no room */
+    bool blocked;             /* so until another VM lets go of something */
     bool gave_up;             /* no further launch until somebody asks */
     bool from_next;           /* the wish is for the next incarnation, whatever number the records being read will give it */
     bool stop_due;            /* somebody asked for a stop that has not been sent */

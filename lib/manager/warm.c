@@ -9,8 +9,8 @@
 #include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/base/socket.h"
+#include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
-#include "lib/manager/cids.h"
 #include "lib/manager/forget.h"
 #include "lib/manager/plan_restore.h"
 #include "lib/manager/planner.h"
@@ -131,10 +131,11 @@ void warm_sweep(const struct manager *m)
             log_info("a snapshot is being warmed in %s/%s", FOLDER_WARM, entry->d_name);
         } else if (name_is_valid(entry->d_name)) {
             snprintf(name, sizeof(name), NAME_PREFIX "%.*s", NAME_MAX_LEN, entry->d_name);
-            (void)cids_drop(m->cids, name);
+            allocations_drop(m->allocations, name);
         }
     }
     closedir(dir);
+    (void)allocations_commit(m->allocations); /* else with the next that is given */
 }
 
 /* ---- first: is there anything to warm? ---- */
@@ -211,7 +212,8 @@ static void remove_rest(const struct warm *w)
     char id[ID_LEN + 1];
     int r = fd < 0 ? fd : -EBUSY;
 
-    (void)cids_drop(w->manager->cids, w->hidden->name);
+    allocations_drop(w->manager->allocations, w->hidden->name);
+    (void)allocations_commit(w->manager->allocations); /* else with the next that is given */
     snprintf(id, sizeof(id), "%s", w->info.found.id);
     for (int i = 0; i < QEMU_DIES_TRIES && r == -EBUSY; i++) {
         r = run_folder_remove(fd, id);

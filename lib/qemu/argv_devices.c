@@ -125,17 +125,17 @@ void argv_push_disks(struct argv *a)
         push_disk(a, &a->in->spec->disks[i], i);
 }
 
-/* Locally administered, in the range QEMU uses, the rest from the VM's name: stable across restarts, and different for different VMs
- * as far as 24 bits go (FNV-1a). */
-static void derive_mac(const char *name, size_t index, char ret_mac[18])
+void network_default_mac(const char *name, size_t index, unsigned attempt, char ret_mac[MAC_TEXT_MAX])
 {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    uint64_t h = HASH_BEGIN;
 
     for (; *name; name++)
         h = (h ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
     h = (h ^ (0x100 + index)) * UINT64_C(0x100000001b3); /* 0x100: no character of a name */
+    for (; attempt > 0; attempt--)
+        h = (h ^ 0x200) * UINT64_C(0x100000001b3);
     h ^= h >> 32;
-    snprintf(ret_mac, 18, "52:54:00:%02x:%02x:%02x", (unsigned)(h >> 16) & 0xff, (unsigned)(h >> 8) & 0xff, (unsigned)h & 0xff);
+    snprintf(ret_mac, MAC_TEXT_MAX, "52:54:00:%02x:%02x:%02x", (unsigned)(h >> 16) & 0xff, (unsigned)(h >> 8) & 0xff, (unsigned)h & 0xff);
 }
 
 /* "127.0.0.1:8080" -> "tcp:127.0.0.1:8080-:80". An address is checked before it gets here, but may be absent: "8080". */
@@ -164,11 +164,11 @@ static json_t *user_netdev(const struct spec_network *net, const char *id)
 
 static void push_network(struct argv *a, const struct spec_network *net, size_t i)
 {
-    char netdev_id[32], id[32], mac[18];
+    char netdev_id[32], id[32], mac[MAC_TEXT_MAX];
 
     snprintf(netdev_id, sizeof netdev_id, "net%zu", i);
     snprintf(id, sizeof id, "nic%zu", i);
-    derive_mac(a->in->spec->name, i, mac);
+    network_default_mac(a->in->spec->name, i, 0, mac);
     if (net->mode == NETWORK_TAP) {
         char fd[16];
 

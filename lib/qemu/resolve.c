@@ -6,6 +6,7 @@
 #include "lib/base/parse.h"
 #include "lib/base/util.h"
 #include "lib/qemu/argv.h"
+#include "lib/spec/claims.h"
 #include "lib/spec/limits.h"
 
 enum { FIRST_FREE_PORT = 1024 }; /* below it a capability is needed: ip(7) */
@@ -18,6 +19,19 @@ static int check_input_path(const char *what, const char *path, struct err *err)
     auto_json json_t *json = NULL;
     int r = json_make_string(path, &json);
     return r == -EINVAL ? err_set(err, EINVAL, "bad-path", "%s is not valid UTF-8", what) : r;
+}
+
+static int check_given(const struct resolve_input *in, struct err *err)
+{
+    struct in_addr addr;
+
+    for (size_t i = 0; i < in->spec->n_network; i++)
+        for (size_t k = 0; k < in->spec->network[i].n_forward; k++)
+            if (host_port_is_auto(in->spec->network[i].forward[k].host, &addr))
+                return err_set(err, EINVAL, "no-port", "/network/%zu/forward/%zu/host: no port was given for it", i, k);
+    if (in->spec->vsock.wanted && in->vsock_cid < VSOCK_CID_MIN)
+        return err_set(err, EINVAL, "no-cid", "no vsock CID was allocated for this VM");
+    return 0;
 }
 
 static int check_input(const struct resolve_input *in, struct err *err)
@@ -42,9 +56,7 @@ static int check_input(const struct resolve_input *in, struct err *err)
         return err_set(err, EINVAL, "bad-spec", "more disks or networks than have a place");
     if (spec_n_gpus(in->spec) > GPUS_MAX)
         return err_set(err, EINVAL, "bad-spec", "more devices to pass than have a place");
-    if (in->spec->vsock.wanted && in->vsock_cid < VSOCK_CID_MIN)
-        return err_set(err, EINVAL, "no-cid", "no vsock CID was allocated for this VM");
-    return 0;
+    return check_given(in, err);
 }
 
 static int choose_accel(const struct resolve_input *in, bool *ret_kvm, struct err *err)

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "lib/base/err.h"
+#include "lib/base/parse.h"
 #include "lib/host/host.h"
 #include "lib/qemu/capabilities.h"
 #include "lib/spec/spec.h"
@@ -34,4 +35,9 @@ struct resolve_input {
 /* Whether the QEMU of a VM with this spec must have been asked for its features. */
 bool plan_needs_features(const struct spec *spec);
 
+/* The address of a network whose spec names none: locally administered, in the range QEMU uses, the rest from the VM's name, so that it is
+ * stable, and different for different VMs as far as 24 bits go. `attempt` 0; where that is taken, others. */
+void network_default_mac(const char *name, size_t index, unsigned attempt, char ret_mac[MAC_TEXT_MAX]);
+
+/* Everything in the spec that is left to the host ("auto" ports) must have been given by now; MACs and the context id may be. */
 int plan_resolve(const struct resolve_input *in, struct plan *ret_plan, struct err *err);

@@ -19,7 +19,7 @@ struct spec_disk {
 };
 
 struct spec_forward {
-    char *host; /* "ADDRESS:PORT" as written; checked */
+    char *host; /* "ADDRESS:PORT" or "ADDRESS:auto" as written; checked */
     uint64_t guest;
     char *proto; /* "tcp" or "udp" */
 };

@@ -5,6 +5,7 @@
 
 #include "lib/base/parse.h"
 #include "lib/base/util.h"
+#include "lib/spec/claims.h"
 #include "lib/spec/limits.h"
 #include "lib/spec/spec_internal.h"
 
@@ -108,27 +109,32 @@ void spec_check_disks(const struct spec *spec, struct problems *p)
 struct seen_forward {
     size_t network, index;
     struct in_addr addr;
-    uint16_t port;
+    uint16_t port; /* 0: to be given */
+    uint64_t guest;
     const char *proto;
 };
 
+/* What is given is remembered by what it is for, so that two alike couldn't be told apart. */
 static bool forwards_collide(const struct seen_forward *a, const struct seen_forward *b)
 {
-    bool same_address = a->addr.s_addr == b->addr.s_addr || a->addr.s_addr == INADDR_ANY || b->addr.s_addr == INADDR_ANY;
-    return a->port == b->port && same_address && streq(a->proto, b->proto);
+    bool same_address = a->addr.s_addr == b->addr.s_addr || ((a->addr.s_addr == INADDR_ANY || b->addr.s_addr == INADDR_ANY) && a->port);
+    bool same_use = a->port || (a->network == b->network && a->guest == b->guest);
+    return a->port == b->port && same_address && same_use && streq(a->proto, b->proto);
 }
 
 /* Returns whether *ret was filled: whether there is anything to compare. */
 static bool check_forward(const struct spec_forward *f, size_t network, size_t i, struct problems *p, struct seen_forward *ret)
 {
-    struct seen_forward seen = { .network = network, .index = i, .proto = f->proto ? f->proto : "tcp" };
+    struct seen_forward seen = { .network = network, .index = i, .guest = f->guest, .proto = f->proto ? f->proto : "tcp" };
 
     if (!streq(seen.proto, "tcp") && !streq(seen.proto, "udp"))
         problem_add(p, "/network/%zu/forward/%zu/proto: expected \"tcp\" or \"udp\", got '%s'", network, i, f->proto);
     if (!f->host)
         return false;
-    if (parse_host_port(f->host, &seen.addr, &seen.port) < 0 || seen.port == 0) {
-        problem_add(p, "/network/%zu/forward/%zu/host: expected \"ADDRESS:PORT\" like \"127.0.0.1:8080\", got '%s'", network, i, f->host);
+    if (!host_port_is_auto(f->host, &seen.addr) && (parse_host_port(f->host, &seen.addr, &seen.port) < 0 || seen.port == 0)) {
+        problem_add(p,
+                    "/network/%zu/forward/%zu/host: expected \"ADDRESS:PORT\" like \"127.0.0.1:8080\" or \"127.0.0.1:auto\", got '%s'",
+                    network, i, f->host);
         return false;
     }
     *ret = seen;
@@ -156,8 +162,9 @@ static int check_forwards(const struct spec *spec, struct problems *p)
             while (j < n && !forwards_collide(&seen[j], &seen[n]))
                 j++;
             if (j < n)
-                problem_add(p, "/network/%zu/forward/%zu/host: '%s' is taken by /network/%zu/forward/%zu", i, k,
-                            spec->network[i].forward[k].host, seen[j].network, seen[j].index);
+                problem_add(p, "/network/%zu/forward/%zu/host: '%s' is taken by /network/%zu/forward/%zu%s", i, k,
+                            spec->network[i].forward[k].host, seen[j].network, seen[j].index,
+                            seen[j].port ? "" : ", which leads to the same port of the guest");
             n++;
         }
     return 0;
