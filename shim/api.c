@@ -377,6 +377,7 @@ static const struct varlink_method methods[] = {
     { .name = "Pause", .run = pause_vm },
     { .name = "Resume", .run = resume_vm },
     { .name = "Reset", .run = reset_vm },
+    { .name = "Update", .run = api_update },
     { .name = "Qmp", .run = qmp },
     { .name = "Console", .run = console, .upgrade = true },
     { .name = "GetMemory", .run = api_get_memory },

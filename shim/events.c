@@ -8,7 +8,7 @@
 static const char *const type_names[] = {
     [EVENT_STATE] = "state",       [EVENT_EXIT] = "exit",       [EVENT_STOP_RUNG] = "stop-rung", [EVENT_PREPARE] = "prepare",
     [EVENT_QMP] = "qmp",           [EVENT_CONSOLE] = "console", [EVENT_HEALTH] = "health",       [EVENT_MEMORY] = "memory",
-    [EVENT_SNAPSHOT] = "snapshot", [EVENT_LOG] = "log",         [EVENT_SHIM] = "shim",
+    [EVENT_SNAPSHOT] = "snapshot", [EVENT_LOG] = "log",         [EVENT_SHIM] = "shim",           [EVENT_UPDATED] = "updated",
 };
 const struct enum_names event_type_names = { "event type", type_names, ARRAY_LEN(type_names) };
 

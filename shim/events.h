@@ -16,6 +16,7 @@ enum event_type {
     EVENT_HEALTH,
     EVENT_MEMORY,   /* where the guest's RAM comes from */
     EVENT_SNAPSHOT, /* one is being made */
+    EVENT_UPDATED,  /* it runs by another plan from now on */
     EVENT_LOG,      /* the logs: not rotated, no room, folder gone */
     EVENT_SHIM,     /* the supervisor itself: started, adopted, a record that could not be written */
 };

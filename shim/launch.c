@@ -156,6 +156,7 @@ void vm_launch(struct vm *vm)
     struct err err = ERR_INIT;
     int r;
 
+    (void)unlinkat(vm->run_fd, FILE_PLAN_NEXT, 0); /* a new QEMU is just as the plan says */
     vm->qemu.ran = vm->qemu.gone = vm->qemu.qmp_ready = false;
     vm->stop.for_health = vm->stop.deadly = false;
     vm->stop.rung = 0;

@@ -61,6 +61,8 @@ void vm_continue(struct vm *vm)
 
     FAILPOINT("shim.before-cont");
     vm_console_begin_boot(vm);
+    if (!vm->qemu.child)
+        vm_update_adopt(vm);
     if (!vm->qemu.child && snapshot_adopt(vm))
         return;
     if (vm->state == STATE_STOPPING) {

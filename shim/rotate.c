@@ -33,6 +33,7 @@ struct rotation {
     ev_async done;
     pthread_t thread;
     bool cutting; /* the thread's; what it uses of this struct is only read here until `done` */
+    uint64_t max_size, keep; /* the plan's, as they were when it began */
     int result[ARRAY_LEN(logs)];
     unsigned wait; /* looks until a cut is tried again */
     off_t tried;   /* the console log's size when it was last tried whether it can grow */
@@ -44,13 +45,15 @@ static void *cut_all(void *arg)
     struct rotation *ro = arg;
 
     for (size_t i = 0; i < ARRAY_LEN(logs); i++)
-        ro->result[i] = log_cut(ro->vm->log_fd, logs[i], ro->vm->plan.logs.max_size, ro->vm->plan.logs.keep);
+        ro->result[i] = log_cut(ro->vm->log_fd, logs[i], ro->max_size, ro->keep);
     ev_async_send(loop_ev(ro->vm->loop), &ro->done);
     return NULL;
 }
 
 static void begin_cut(struct rotation *ro)
 {
+    ro->max_size = ro->vm->plan.logs.max_size;
+    ro->keep = ro->vm->plan.logs.keep;
     ev_async_start(loop_ev(ro->vm->loop), &ro->done);
     ro->cutting = thread_start(STACK_SIZE, cut_all, ro, &ro->thread) == 0;
     if (!ro->cutting) {
@@ -202,6 +205,18 @@ static void on_changed(struct ev_loop *ev, ev_io *w, int revents)
     ev_io_stop(ev, w);
     (void)drain(w->fd);
     ev_timer_again(ev, &ro->look);
+}
+
+/* A silent VM's log may be too big now, and nobody would come to look. */
+void vm_logs_limits(struct vm *vm)
+{
+    struct rotation *ro = vm->rotation;
+
+    if (!ro || ro->changed.fd < 0)
+        return;
+    ro->wait = 0;
+    ev_io_stop(loop_ev(vm->loop), &ro->changed);
+    ev_timer_again(loop_ev(vm->loop), &ro->look);
 }
 
 static void unwatch(struct rotation *ro)

@@ -161,6 +161,7 @@ void vm_abandon(struct vm *vm)
     unlink_sockets(vm);
     (void)unlinkat(vm->run_fd, FILE_STATUS, 0);
     (void)unlinkat(vm->run_fd, FILE_PLAN, 0);
+    (void)unlinkat(vm->run_fd, FILE_PLAN_NEXT, 0);
     (void)unlinkat(vm->run_fd, FILE_MEMORY_STATE, 0);
     (void)unlinkat(vm->run_fd, FILE_RESTORE_DISKS, 0);
 }
@@ -228,6 +229,7 @@ void vm_free(struct vm *vm)
         ev_timer_stop(loop_ev(vm->loop), &vm->qemu.last_words);
         vm_ladder_end(vm);
     }
+    vm_update_clear(vm);
     snapshot_abort(vm);
     restore_end(vm);
     own_disks_end(vm);

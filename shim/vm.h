@@ -6,6 +6,7 @@
  *   monitor.c   what QMP tells                               ladder.c  stopping, rung by rung
  *   exits.c     QEMU's end, its reason, what follows         console.c viewers of the serial port
  *   health.c    probes and what is done about them           api.c     io.holdfast.Shim
+ *   update.c    another plan for a VM that runs
  *   ram.c       the guest's RAM and where its pages come from   restore.c, snapshot.c   a guest from a snapshot, and a snapshot of one */
 #pragma once
 
@@ -36,6 +37,7 @@ struct snapshot_job;
 struct health;
 struct monitor_call;
 struct rotation;
+struct update;
 
 /* What can happen to a VM. The answer to each in each state is in state.c. */
 enum vm_event {
@@ -113,6 +115,7 @@ struct vm {
     struct own_disks *own_disks;   /* looked at, from the beginning of a boot's preparation to the next */
     struct restore *restore;       /* under way */
     struct snapshot_job *snapshot; /* under way */
+    struct update *update;         /* changes of the plan: the one under way, then those that wait */
     bool no_room;                  /* QEMU paused the guest, since a write of its found the host's file system full */
     unsigned running_on;           /* times QEMU has yet to answer that the guest runs on after a snapshot */
     struct tree tree;
@@ -181,6 +184,10 @@ void vm_finish(struct vm *vm);      /* terminal: unlink, tell, leave the loop */
 void vm_retry_later(struct vm *vm); /* after retry_ms */
 void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data);
 
+/* ---- update.c ---- */
+void vm_update_adopt(struct vm *vm); /* undoes the change that a dead shim had begun */
+void vm_update_clear(struct vm *vm); /* before its monitor goes */
+
 /* ---- events to watchers, api.c ---- */
 void vm_tell(struct vm *vm, enum event_type type, json_t *data_consume, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 int vm_serve(struct vm *vm, struct err *err);
@@ -190,6 +197,7 @@ void vm_api_clear(struct vm *vm);
 
 /* ---- rotate.c ---- */
 void vm_logs_start(struct vm *vm);      /* watches and rotates them; failures become events */
+void vm_logs_limits(struct vm *vm);     /* the plan's limits are others now */
 void vm_logs_begin_boot(struct vm *vm); /* puts the previous boot's away, in a folder made anew if need be */
 void vm_logs_clear(struct vm *vm);
 

@@ -1,6 +1,7 @@
 #include <errno.h>
 
 #include "cmd/vmctl/change.h"
+#include "cmd/vmctl/diff.h"
 #include "cmd/vmctl/manager.h"
 #include "cmd/vmctl/names.h"
 #include "cmd/vmctl/output.h"
@@ -48,6 +49,22 @@ static const char *restart_hint(const json_t *change)
     return json_is_true(json_object_get(change, "restart_needed")) ? "; it runs with its earlier spec until: vmctl restart " : "";
 }
 
+/* "; changed while it runs: forward tcp:127.0.0.1:8080-:80 added, health", or nothing. Never NULL. */
+static char *live_hint(const json_t *change)
+{
+    char *text = must(strdup(""));
+    const json_t *line;
+    size_t i;
+
+    json_array_foreach (json_object_get(change, "live"), i, line) {
+        auto_free char *before = text;
+
+        if (str_format(&text, "%s%s%s", before, i ? ", " : "; changed while it runs: ", json_string_value(line)) < 0)
+            must(NULL);
+    }
+    return text;
+}
+
 static void applied(struct apply *a, const struct spec_file *f, const json_t *reply)
 {
     const char *name = member_text(reply, "name");
@@ -62,7 +79,9 @@ static void applied(struct apply *a, const struct spec_file *f, const json_t *re
         json_array_append_new(a->results, result);
     } else {
         const char *hint = restart_hint(reply);
-        say(a->in, "%s: %s%s%s%s", name, member_text(reply, "change"), f->spec.enabled ? "" : ", not enabled", hint, *hint ? name : "");
+        auto_free char *live = live_hint(reply);
+        say(a->in, "%s: %s%s%s%s%s", name, member_text(reply, "change"), f->spec.enabled ? "" : ", not enabled", hint, *hint ? name : "",
+            live);
     }
 }
 
@@ -119,9 +138,10 @@ static char *told(const struct invocation *in, const char *name, const json_t *r
     const json_t *change = map_get(a->changes, name);
     char *line = NULL, elapsed[ELAPSED_MAX];
     const char *state = member_text(json_object_get(reply, "vm"), "state");
+    auto_free char *live = live_hint(change);
 
-    if (str_format(&line, "%s, %s (%s)%s%s", member_text(change, "change"), *state ? state : "started", text_elapsed(took_ms, elapsed),
-                   restart_hint(change), *restart_hint(change) ? name : "") < 0)
+    if (str_format(&line, "%s, %s (%s)%s%s%s", member_text(change, "change"), *state ? state : "started", text_elapsed(took_ms, elapsed),
+                   restart_hint(change), *restart_hint(change) ? name : "", live) < 0)
         must(NULL);
     return line;
 }
@@ -159,6 +179,9 @@ static void wait_for_starts(struct apply *a)
 
 static enum outcome run(const struct invocation *in)
 {
+    if (in->dry_run)
+        return diff_run(in, false);
+
     struct apply a = { .in = in, .results = in->json ? must_json(json_array()) : NULL };
     auto_strv struct strv paths = { 0 };
     auto_map struct map *names = NULL;
@@ -183,6 +206,7 @@ static enum outcome run(const struct invocation *in)
 }
 
 static const struct flag flags[] = {
+    { "dry-run", 0, FLAG_SET, NULL, "only show what would be done, as diff does", offsetof(struct invocation, dry_run), NULL },
     FLAG_NO_WAIT,
     { "timeout", 't', FLAG_DURATION, "DURATION", "wait no longer than this; the start goes on", offsetof(struct invocation, timeout_ms),
       NULL },
@@ -195,8 +219,9 @@ const struct verb verb_apply = {
     .group = "declare",
     .summary = "make VMs as the specs say, and wait until they run",
     .details = "FILE may be a folder (all its *.json) or - for standard input. A spec with mistakes changes nothing, and the others are\n"
-               "applied all the same. A VM that runs goes on with its earlier spec until it is restarted.",
-    .example = "vmctl apply web.json\nvmctl apply /srv/vms",
+               "applied all the same. Of a VM that runs, forwards, health probes, restart policy, stop time and log limits are changed at once; with any\n"
+               "other difference it goes on with its earlier spec until it is restarted (see: vmctl diff).",
+    .example = "vmctl apply web.json\nvmctl apply /srv/vms --dry-run\nvmctl apply /srv/vms",
     .flags = flags,
     .takes = TAKES_FILES,
     .min_args = 1,

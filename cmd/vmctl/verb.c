@@ -7,6 +7,7 @@
 const struct verb *const verb_table[] = {
     &verb_check,
     &verb_convert,
+    &verb_diff,
     &verb_apply,
     &verb_delete,
     &verb_list,

@@ -17,6 +17,7 @@ static const struct varlink_method methods[] = {
     { .name = "Get", .run = api_get },
     { .name = "Inspect", .run = api_inspect },
     { .name = "Apply", .run = api_apply },
+    { .name = "Diff", .run = api_diff },
     { .name = "Delete", .run = api_delete },
     { .name = "Start", .run = api_start_vm },
     { .name = "Stop", .run = api_stop },

@@ -7,6 +7,7 @@
 #include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
 #include "lib/manager/down.h"
+#include "lib/manager/live.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
 #include "lib/manager/registry.h"
@@ -116,25 +117,49 @@ struct applied {
     uint32_t write;
 };
 
-static void applied_planned(struct plan_request *p)
+static void answer_applied(struct applied *done, struct vm *vm, bool restart_needed, const json_t *live)
 {
-    struct applied *done = p->arg;
-    struct vm *vm = p->vm;
-    bool lives = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN;
-    bool restart_needed;
-
-    if (p->r >= 0)
-        memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
-    (void)str_set(&vm->spec_error, p->r < 0 ? p->err.text : NULL);
-    restart_needed = lives && vm->plan_digest[0] && vm->next_digest[0] && !streq(vm->plan_digest, vm->next_digest);
     if (done->answer.call)
         wait_begin_consume(vm, done->answer.call,
                            &(struct wait_for){ .kind = WAIT_APPLIED,
                                                .written = done->written,
                                                .write = done->write,
-                                               .reply = json_pack("{s:s, s:s, s:b}", "name", vm->name, "change", change_names[done->change],
-                                                                  "restart_needed", (int)restart_needed) });
+                                               .reply = json_pack("{s:s, s:s, s:b, s:O*}", "name", vm->name, "change",
+                                                                  change_names[done->change], "restart_needed", (int)restart_needed, "live",
+                                                                  json_array_size(live) > 0 ? (json_t *)(uintptr_t)live : NULL) });
     free(done);
+}
+
+static void applied_live(void *arg, struct vm *vm, const struct live_result *r)
+{
+    struct applied *done = arg;
+
+    if (!r->error) {
+        answer_applied(done, vm, r->restart_needed, r->changed);
+        return;
+    }
+    if (done->answer.call)
+        api_fail(done->answer.call, vm->name, r->id, NULL, "its spec is %s, but %s goes on with its earlier one: %s",
+                 change_names[done->change], vm->name, r->error);
+    free(done);
+}
+
+static void applied_planned(struct plan_request *p)
+{
+    struct applied *done = p->arg;
+    struct vm *vm = p->vm;
+    bool lives = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN;
+    bool differs;
+
+    if (p->r >= 0)
+        memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
+    (void)str_set(&vm->spec_error, p->r < 0 ? p->err.text : NULL);
+    differs = lives && vm->plan_digest[0] && vm->next_digest[0] && !streq(vm->plan_digest, vm->next_digest);
+    if (differs && p->r >= 0) {
+        live_begin_consume(p, applied_live, done);
+        return;
+    }
+    answer_applied(done, vm, differs, NULL);
     plan_request_free(p);
 }
 
@@ -166,7 +191,7 @@ static void take_effect(struct apply *a, struct vm *vm, bool is_new, struct varl
         down_begin(vm); /* an earlier VM of this name may have left its last exit */
     else
         vm_changed(vm);
-    if (!done || plan_request(vm, 0, applied_planned, done) < 0) {
+    if (!done || plan_request(vm, PLAN_SHOW, applied_planned, done) < 0) {
         free(done);
         if (call)
             api_fail_memory(call);

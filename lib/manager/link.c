@@ -11,6 +11,7 @@
 #include "lib/manager/call.h"
 #include "lib/manager/down.h"
 #include "lib/manager/events.h"
+#include "lib/manager/live.h"
 #include "lib/manager/records.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wish.h"
@@ -165,6 +166,7 @@ void link_take_status(struct vm *vm, const json_t *status)
     take_exit(vm, json_object_get(status, "last_exit"));
     take_state(vm, status);
     wish_note_incarnation(vm);
+    live_status(vm);
 }
 
 /* The first reply: who is it, and in what state? */

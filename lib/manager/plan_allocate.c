@@ -84,7 +84,7 @@ int plan_allocate(struct plan_request *p, struct spec *spec, bool spvm)
 
     p->refusal = REFUSAL_NONE;
     claims_clear(&p->claims);
-    if (p->use & PLAN_TRY)
+    if (p->use & (PLAN_TRY | PLAN_DRY))
         return allocations_try(m->allocations, spec, &m->config.ports, &p->err);
     r = allocations_give(m->allocations, spec, &m->config.ports, &p->err);
     if (r < 0 || p->place.run)

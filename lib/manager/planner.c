@@ -15,6 +15,7 @@
 #include "lib/manager/plan_restore.h"
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/qemu_user.h"
+#include "lib/manager/running_spec.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/qemu/resolve.h"
@@ -39,6 +40,7 @@ void plan_request_free(struct plan_request *p)
     json_decref(p->spec);
     json_decref(p->running);
     json_decref(p->next);
+    json_decref(p->native);
     json_decref(p->given);
     wanted_restore_clear(&p->restore);
     plan_place_clear(&p->place);
@@ -280,6 +282,16 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
         r = make_folders(p);
     if (r >= 0 && (p->use & PLAN_LAUNCH))
         r = make_memfd(p, json);
+    if (r >= 0 && (p->use & (PLAN_LAUNCH | PLAN_SHOW))) {
+        json_decref(steal_ptr(&p->native));
+        r = spec_emit(spec, &p->native);
+    }
+    if (r >= 0 && (p->use & PLAN_LAUNCH) && !p->place.run) {
+        int written = running_spec_write(p->vm->manager->run_vms_fd, p->vm->name, p->native, p->digest);
+
+        if (written < 0) /* it is for words alone */
+            log_vm_warning(p->vm->name, "can't write " FILE_SPEC ": %s", strerror(-written));
+    }
     if (r >= 0 && (p->use & PLAN_SHOW))
         p->next = json_incref(json);
     return r;

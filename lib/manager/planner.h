@@ -12,6 +12,7 @@ enum plan_use {
     PLAN_SHOW = 1 << 1,   /* also keep the JSON of spec, running plan and next plan */
     PLAN_TRY = 1 << 2,    /* nothing is given out for it: whether it works is the question */
     PLAN_ADMIT = 1 << 3,  /* also look whether the host has room and ports for it, as for PLAN_LAUNCH */
+    PLAN_DRY = 1 << 4,    /* nothing new is given out for it: what is different is the question */
 };
 
 /* Who has what a VM needs. */
@@ -50,6 +51,7 @@ struct plan_request {
     char digest[17];
     int plan_fd;
     json_t *spec, *running, *next; /* NULL where there is none */
+    json_t *native;                /* PLAN_SHOW: the spec as a native one, with all defaults; NULL when it is wrong */
 };
 
 /* For those who fill in more of it, then plan_request_begin(). NULL: out of memory. */

@@ -5,6 +5,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/manager/allocations.h"
+#include "lib/manager/live.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/state.h"
 
@@ -66,6 +67,7 @@ static void note(struct plan_request *p)
     if (p->r >= 0) {
         memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
         adopt(p);
+        live_check(vm);
     }
     if (p->r < 0 && !streq_opt(vm->spec_error, p->err.text))
         log_vm_warning(vm->name, "its spec: %s", p->err.text);

@@ -1,0 +1,236 @@
+#include "lib/manager/live.h"
+
+#include <errno.h>
+
+#include "lib/base/log.h"
+#include "lib/manager/call.h"
+#include "lib/manager/compare.h"
+#include "lib/manager/link.h"
+#include "lib/manager/running_spec.h"
+#include "lib/manager/state.h"
+
+/* QEMU's monitor has QMP_TIMEOUT_MS for a step that hangs, and again for taking it back. */
+enum { UPDATE_TIMEOUT_MS = 30 * 1000 };
+
+#define SHIM_INTERFACE "io.holdfast.Shim"
+
+struct live {
+    struct job job;
+    struct plan_request *p;
+    void (*done)(void *arg, struct vm *vm, const struct live_result *r);
+    void *arg;
+    uint64_t incarnation;
+    struct comparison comparison;
+    int r;
+    struct err err;
+};
+
+static void end(struct live *l, const struct live_result *result)
+{
+    l->done(l->arg, l->p->vm, result);
+    json_decref(l->comparison.differences);
+    plan_request_free(l->p);
+    free(l);
+}
+
+static void end_restart(struct live *l) { end(l, &(struct live_result){ .restart_needed = true }); }
+
+static void end_failed(struct live *l, const char *id, const char *text)
+{
+    end(l, &(struct live_result){ .restart_needed = true, .id = id, .error = text });
+}
+
+/* ---- the shim's answer ---- */
+
+/* The spec's words for the plan that runs now. Without them the plan's own are used. */
+struct note {
+    struct job job;
+    struct vm *vm;
+    json_t *native;
+    char digest[17];
+    int r;
+};
+
+static void note_run(struct job *job)
+{
+    struct note *n = container_of(job, struct note, job);
+
+    n->r = running_spec_write(n->vm->manager->run_vms_fd, n->vm->name, n->native, n->digest);
+}
+
+static void note_done(struct job *job)
+{
+    struct note *n = container_of(job, struct note, job);
+
+    if (n->r < 0)
+        log_vm_warning(n->vm->name, "can't write " FILE_SPEC ": %s", strerror(-n->r));
+    json_decref(n->native);
+    vm_unref(n->vm);
+    free(n);
+}
+
+static void note_spec(const struct live *l)
+{
+    struct note *n = calloc(1, sizeof(*n));
+
+    if (!n)
+        return;
+    n->vm = vm_ref(l->p->vm);
+    n->native = json_incref(l->p->native);
+    memcpy(n->digest, l->p->digest, sizeof(n->digest));
+    n->job.run = note_run;
+    n->job.done = note_done;
+    worker_add(l->p->vm->manager->writer, &n->job);
+}
+
+static void updated(struct live *l, struct vm *vm, const json_t *changed)
+{
+    /* Its event says so too, on another connection. */
+    if (vm->incarnation == l->incarnation)
+        memcpy(vm->plan_digest, l->p->digest, sizeof(vm->plan_digest));
+    note_spec(l);
+    log_vm_info(vm->name, "changed while it runs (%zu changes)", json_array_size(changed));
+    vm_changed(vm);
+    end(l, &(struct live_result){ .changed = changed });
+}
+
+static void refused(struct live *l, struct vm *vm, const struct varlink_reply *r)
+{
+    const char *reason = json_string_value(json_object_get(r->parameters, "reason"));
+    const char *id = json_string_value(json_object_get(r->parameters, "id"));
+
+    if (streq(r->error, "org.varlink.service.MethodNotFound")) {
+        log_vm_info(vm->name, "its shim is older than this manager and can't be changed while it runs: it needs a restart");
+        end_restart(l);
+    } else if (streq(r->error, SHIM_INTERFACE ".RestartNeeded")) {
+        log_vm_info(vm->name, "it needs a restart: %s", reason ? reason : r->error);
+        end_restart(l);
+    } else if (streq(r->error, SHIM_INTERFACE ".WrongState") || streq(r->error, SHIM_INTERFACE ".StaleIncarnation")) {
+        vm->live_due = true;
+        end_restart(l);
+    } else {
+        end_failed(l, id ? id : "shim", reason ? reason : r->error);
+    }
+}
+
+static void answered(void *arg, struct vm *vm, const struct varlink_reply *r)
+{
+    struct live *l = arg;
+
+    if (r->failure == -ETIMEDOUT) {
+        link_unanswered(vm);
+        vm->live_due = true;
+        end_failed(l, "unresponsive", "its shim doesn't answer; it is tried again when it does");
+    } else if (r->failure < 0) {
+        vm->live_due = true;
+        end_failed(l, "lost", "its shim went away before it answered; it is tried again with the next one");
+    } else if (r->error) {
+        refused(l, vm, r);
+    } else {
+        updated(l, vm, json_object_get(r->parameters, "changed"));
+    }
+}
+
+/* ---- is there anything to do, and can it be done? ---- */
+
+static void compare_run(struct job *job)
+{
+    struct live *l = container_of(job, struct live, job);
+
+    l->r = compare_with_running(l->p, &l->comparison, &l->err);
+    if (l->r < 0)
+        err_from(&l->err, l->r, "comparing the plans");
+}
+
+static bool can_be_told(const struct vm *vm)
+{
+    return vm->presence == PRESENCE_SHIM && vm->answered &&
+           (vm->view == (int)STATE_RUNNING || vm->view == (int)STATE_PAUSED || vm->view == (int)STATE_BACKOFF);
+}
+
+static void compare_done(struct job *job)
+{
+    struct live *l = container_of(job, struct live, job);
+    struct vm *vm = l->p->vm;
+    int r;
+
+    if (vm->gone_from_registry || vm->manager->stopping) {
+        end(l, &(struct live_result){ .restart_needed = false });
+    } else if (l->r < 0) {
+        end_failed(l, l->err.id, l->err.text);
+    } else if (l->comparison.effect != EFFECT_LIVE) {
+        end(l, &(struct live_result){ .restart_needed = l->comparison.effect == EFFECT_RESTART });
+    } else if (!can_be_told(vm)) {
+        vm->live_due = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN;
+        end_restart(l);
+    } else {
+        l->incarnation = vm->incarnation;
+        r = shim_call_consume(vm, "Update", json_pack("{s:I, s:O}", "incarnation", (json_int_t)vm->incarnation, "plan", l->p->next),
+                              UPDATE_TIMEOUT_MS, answered, l);
+        if (r < 0) {
+            vm->live_due = true;
+            end_failed(l, "unreachable", strerror(-r));
+        }
+    }
+}
+
+void live_begin_consume(struct plan_request *p, void (*done)(void *arg, struct vm *vm, const struct live_result *r), void *arg)
+{
+    struct live *l = calloc(1, sizeof(*l));
+
+    p->vm->live_due = false;
+    if (!l) {
+        done(arg, p->vm, &(struct live_result){ .restart_needed = true, .id = "no-memory", .error = "out of memory" });
+        plan_request_free(p);
+        return;
+    }
+    *l = (struct live){ .job = { .run = compare_run, .done = compare_done }, .p = p, .done = done, .arg = arg };
+    worker_add(p->vm->manager->reader, &l->job);
+}
+
+/* ---- of our own accord ---- */
+
+static void tell_log(void *arg, struct vm *vm, const struct live_result *r)
+{
+    if (r->error)
+        log_vm_warning(vm->name, "it goes on with its earlier plan: %s", r->error);
+}
+
+static void planned(struct plan_request *p)
+{
+    struct vm *vm = p->vm;
+
+    if (p->r < 0 || vm->gone_from_registry || vm->manager->stopping) {
+        plan_request_free(p);
+        return;
+    }
+    memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
+    live_begin_consume(p, tell_log, NULL);
+}
+
+void live_update(struct vm *vm)
+{
+    vm->live_due = false;
+    if (plan_request(vm, PLAN_SHOW, planned, NULL) < 0)
+        log_vm_error(vm->name, "out of memory: it goes on with its earlier plan");
+}
+
+void live_check(struct vm *vm)
+{
+    if (vm->presence != PRESENCE_SHIM && vm->presence != PRESENCE_ORPHAN)
+        return;
+    if (!vm->answered)
+        vm->live_due = true; /* which plan it runs by is not known yet */
+    else if (!streq(vm->plan_digest, vm->next_digest))
+        live_update(vm);
+}
+
+void live_status(struct vm *vm)
+{
+    if (!vm->live_due || !can_be_told(vm) || vm->manager->stopping)
+        return;
+    if (streq(vm->plan_digest, vm->next_digest))
+        vm->live_due = false;
+    else
+        live_update(vm);
+}
