@@ -37,6 +37,7 @@ static void end_restart(struct live *l) { end(l, &(struct live_result){ .restart
 
 static void end_failed(struct live *l, const char *id, const char *text)
 {
+    log_vm_warning(l->p->vm->name, "it goes on with its earlier plan: %s", text);
     end(l, &(struct live_result){ .restart_needed = true, .id = id, .error = text });
 }
 
@@ -190,11 +191,8 @@ void live_begin_consume(struct plan_request *p, void (*done)(void *arg, struct v
 
 /* ---- of our own accord ---- */
 
-static void tell_log(void *arg, struct vm *vm, const struct live_result *r)
-{
-    if (r->error)
-        log_vm_warning(vm->name, "it goes on with its earlier plan: %s", r->error);
-}
+/* What became of it is in the log. */
+static void tell_nobody(void *arg, struct vm *vm, const struct live_result *r) {}
 
 static void planned(struct plan_request *p)
 {
@@ -205,7 +203,7 @@ static void planned(struct plan_request *p)
         return;
     }
     memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
-    live_begin_consume(p, tell_log, NULL);
+    live_begin_consume(p, tell_nobody, NULL);
 }
 
 void live_update(struct vm *vm)

@@ -158,14 +158,14 @@ static int open_array(struct places *p, const json_t *old, const json_t *new, co
     return r;
 }
 
-/* Lists of words are one thing, and so is a forward. */
+/* Lists of words are one thing, and so is a forward. An empty list may be absent. */
 static bool is_leaf(const struct place *place)
 {
     const json_t *old = place->old, *new = place->new;
 
     if (json_is_object(old) && json_is_object(new))
         return is_within(place->pointer, "/network/*/forward/*");
-    if (json_is_array(old) && json_is_array(new))
+    if ((json_is_array(old) || !old) && (json_is_array(new) || !new))
         return json_is_string(json_array_get(old, 0)) || json_is_string(json_array_get(new, 0));
     return true;
 }
@@ -283,7 +283,7 @@ static int add_rest(struct changes *c)
 
     for (size_t i = 0; i < c->diff.n_changes && r >= 0; i++) {
         const struct plan_change *change = &c->diff.changes[i];
-        bool told = !change->live && c->told_restart;
+        bool told = c->told_restart; /* also what follows from it: an agent's channel brings a rung of the stop ladder */
 
         for (size_t k = 0; k < ARRAY_LEN(live_places); k++)
             told = told || (c->told[k] && streq(change->what, live_places[k].change));
