@@ -19,7 +19,7 @@ enum {
 #define FILE_SHIM_LOCK "shim.lock"
 #define FILE_PLAN "plan.json"
 #define FILE_PLAN_NEXT "plan-next.json" /* a change while it runs that isn't done: whoever finds it undoes it (shim/update.c) */
-#define FILE_SPEC "spec.json" /* the manager's: the native spec that the plan was made of, and that plan's digest */
+#define FILE_SPEC "spec.json"           /* the manager's: the native spec that the plan was made of, and that plan's digest */
 #define FILE_STATUS "status.json"
 #define FILE_MEMORY_STATE "memory.json"
 #define FILE_RESTORE_DISKS "restore-disks.json"

@@ -41,7 +41,7 @@ static int add_json_change(struct plan_diff *diff, const char *what, bool live, 
 {
     auto_free char *from = NULL, *to = NULL;
 
-    if ((old && json_format(old, &from, NULL) < 0) || (new && json_format(new, &to, NULL) < 0))
+    if ((old && json_format(old, &from, NULL) < 0) || (new &&json_format(new, &to, NULL) < 0))
         return -ENOMEM;
     return add_change_consume(diff, what, live, steal_ptr(&from), steal_ptr(&to));
 }
@@ -188,7 +188,7 @@ static int compare_forwards(const struct stripped *old, const struct stripped *n
     for (size_t i = 0; i < old->n_forwards && r >= 0; i++)
         if (!has_forward(new, &old->forwards[i]))
             r = add_step(diff, old->forwards[i].netdev, old->forwards[i].rule, false);
-    for (size_t i = 0; i < new->n_forwards && r >= 0; i++)
+    for (size_t i = 0; i < new->n_forwards &&r >= 0; i++)
         if (!has_forward(old, &new->forwards[i]))
             r = add_step(diff, new->forwards[i].netdev, new->forwards[i].rule, true);
     return r;
@@ -279,7 +279,7 @@ static int compare_value(struct plan_diff *diff, const char *prefix, const char 
     auto_free char *what = NULL;
     bool live = !*prefix && is_live_key(key);
 
-    if ((!old && !new) || (old && new && json_equal(old, new)))
+    if ((!old && !new) || (old && new &&json_equal(old, new)))
         return 0;
     if (str_format(&what, "%s/%s", prefix, key) < 0)
         return -ENOMEM;
@@ -303,7 +303,7 @@ static int compare_keys(struct plan_diff *diff, const char *prefix, const json_t
         if (!is_compared_elsewhere(prefix, key) && r >= 0)
             r = compare_value(diff, prefix, key, value, json_object_get(new, key));
     }
-    json_object_foreach ((json_t *)(uintptr_t)new, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t) new, key, value) {
         if (!is_compared_elsewhere(prefix, key) && !json_object_get(old, key) && r >= 0)
             r = compare_value(diff, prefix, key, NULL, value);
     }

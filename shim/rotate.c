@@ -32,7 +32,7 @@ struct rotation {
     ev_timer look;
     ev_async done;
     pthread_t thread;
-    bool cutting; /* the thread's; what it uses of this struct is only read here until `done` */
+    bool cutting;            /* the thread's; what it uses of this struct is only read here until `done` */
     uint64_t max_size, keep; /* the plan's, as they were when it began */
     int result[ARRAY_LEN(logs)];
     unsigned wait; /* looks until a cut is tried again */

@@ -32,9 +32,8 @@ void update_free(struct update *u)
 static void reply_error(struct varlink_call *call, const struct vm *vm, const struct err *err)
 {
     if (streq(err->id, "wrong-state"))
-        varlink_call_error_consume(
-            call, IFACE "WrongState",
-            json_pack("{ss ss}", "state", enum_to_string(&vm_state_names, (int)vm->state), "reason", err->text));
+        varlink_call_error_consume(call, IFACE "WrongState",
+                                   json_pack("{ss ss}", "state", enum_to_string(&vm_state_names, (int)vm->state), "reason", err->text));
     else if (streq(err->id, "restart-needed"))
         varlink_call_error_consume(call, IFACE "RestartNeeded", json_pack("{ss}", "reason", err->text));
     else if (streq(err->id, "timed-out"))
@@ -75,11 +74,11 @@ void update_failed(struct update *u)
 
 /* ---- the new plan takes effect ---- */
 
-#define SWAP(a, b)                     \
-    do {                               \
-        __typeof__(a) swapped_ = (a);  \
-        (a) = (b);                     \
-        (b) = swapped_;                \
+#define SWAP(a, b)                    \
+    do {                              \
+        __typeof__(a) swapped_ = (a); \
+        (a) = (b);                    \
+        (b) = swapped_;               \
     } while (0)
 
 /* Only what may differ: the rest is equal, and others of this program hold pointers into it. */

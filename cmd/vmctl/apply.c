@@ -218,9 +218,10 @@ const struct verb verb_apply = {
     .args = "FILE...",
     .group = "declare",
     .summary = "make VMs as the specs say, and wait until they run",
-    .details = "FILE may be a folder (all its *.json) or - for standard input. A spec with mistakes changes nothing, and the others are\n"
-               "applied all the same. Of a VM that runs, forwards, health probes, restart policy, stop time and log limits are changed at once; with any\n"
-               "other difference it goes on with its earlier spec until it is restarted (see: vmctl diff).",
+    .details =
+        "FILE may be a folder (all its *.json) or - for standard input. A spec with mistakes changes nothing, and the others are\n"
+        "applied all the same. Of a VM that runs, forwards, health probes, restart policy, stop time and log limits are changed at once; with any\n"
+        "other difference it goes on with its earlier spec until it is restarted (see: vmctl diff).",
     .example = "vmctl apply web.json\nvmctl apply /srv/vms --dry-run\nvmctl apply /srv/vms",
     .flags = flags,
     .takes = TAKES_FILES,

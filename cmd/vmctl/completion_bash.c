@@ -22,6 +22,7 @@ static void bash_verb(const struct verb *v)
         [TAKES_ONE_SNAPSHOT] = "((n == 0)) && take=snapshots",
         [TAKES_VM_AND_SNAPSHOT] = "((n == 0)) && take=vms; ((n == 1)) && take=snapshots",
         [TAKES_FILES] = "take=files",
+        [TAKES_VMS_AND_FILES] = "take=vms; compopt -o default 2>/dev/null",
         [TAKES_SHELL] = "words+=' bash zsh fish'",
         [TAKES_VERB] = "words+=\" $verbs\"",
     };

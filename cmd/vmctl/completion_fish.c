@@ -33,6 +33,7 @@ static void fish_verb(const struct verb *v)
         [TAKES_ONE_SNAPSHOT] = "-a '(vmctl snapshot list -q 2>/dev/null)'",
         [TAKES_VM_AND_SNAPSHOT] = "-a '(vmctl list -q 2>/dev/null; vmctl snapshot list -q 2>/dev/null)'",
         [TAKES_FILES] = "-F",
+        [TAKES_VMS_AND_FILES] = "-F -a '(vmctl list -q 2>/dev/null)'",
         [TAKES_SHELL] = "-a 'bash zsh fish'",
         [TAKES_VERB] = "-a '(__vmctl_verbs)'",
     };

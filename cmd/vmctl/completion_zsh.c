@@ -79,6 +79,7 @@ static void zsh_verb(const struct verb *v)
         [TAKES_ONE_SNAPSHOT] = "'1:snapshot:_vmctl_snapshots'",
         [TAKES_VM_AND_SNAPSHOT] = "'1:VM:_vmctl_vms' '2:snapshot:_vmctl_snapshots'",
         [TAKES_FILES] = "'*:spec:_files'",
+        [TAKES_VMS_AND_FILES] = "'*:VM or spec:_vmctl_vms_and_files'",
         [TAKES_SHELL] = "'1:shell:(bash zsh fish)'",
         [TAKES_VERB] = "'*:verb:_vmctl_verbs'",
     };
@@ -94,6 +95,7 @@ void completion_zsh(void)
     printf("#compdef vmctl\n"
            "# zsh completion for vmctl, made by: vmctl completion zsh\n"
            "_vmctl_vms() { compadd -- ${(f)\"$(vmctl list -q 2>/dev/null)\"} }\n"
+           "_vmctl_vms_and_files() { _vmctl_vms; _files }\n"
            "_vmctl_snapshots() { compadd -- ${(f)\"$(vmctl snapshot list -q 2>/dev/null)\"} }\n");
     zsh_verb_list();
     printf("_vmctl() {\n"

@@ -24,11 +24,7 @@ struct diff {
 };
 
 static const struct table_column columns[] = {
-    { .title = "VM" },
-    { .title = "WHAT" },
-    { .title = "NOW", .cut = true },
-    { .title = "THEN", .cut = true },
-    { .title = "HOW" },
+    { .title = "VM" }, { .title = "WHAT" }, { .title = "NOW", .cut = true }, { .title = "THEN", .cut = true }, { .title = "HOW" },
 };
 enum column { COLUMN_VM, COLUMN_WHAT, COLUMN_NOW, COLUMN_THEN, COLUMN_HOW };
 
@@ -110,9 +106,8 @@ static void add_result(struct diff *d, const char *name, const char *file, const
 static void add_failure(struct diff *d, const char *name, const struct spec_file *f, const char *error)
 {
     if (d->in->json)
-        json_array_append_new(d->results,
-                              must_json(json_pack("{s:s?, s:s*, s:s, s:O*}", "name", name, "file", f ? f->shown : NULL, "error", error,
-                                                  "problems", f ? f->problems : NULL)));
+        json_array_append_new(d->results, must_json(json_pack("{s:s?, s:s*, s:s, s:O*}", "name", name, "file", f ? f->shown : NULL, "error",
+                                                              error, "problems", f ? f->problems : NULL)));
 }
 
 /* ---- asking ---- */
@@ -255,11 +250,12 @@ const struct verb verb_diff = {
     .args = "NAME|FILE...",
     .group = "declare",
     .summary = "show what a spec would change, and whether by a restart",
-    .details = "Of a NAME, the spec on disk against what runs; of a FILE (a path, something.json, or - for standard input), that spec. A line\n"
-               "for each VM, and a table of the differences. Nothing is changed. The exit status is 0 also when there are differences.",
+    .details =
+        "Of a NAME, the spec on disk against what runs; of a FILE (a path, something.json, or - for standard input), that spec. A line\n"
+        "for each VM, and a table of the differences. Nothing is changed. The exit status is 0 also when there are differences.",
     .example = "vmctl diff web\nvmctl diff ./web.json --json | jq '.[].effect'",
     .flags = flags,
-    .takes = TAKES_VMS,
+    .takes = TAKES_VMS_AND_FILES,
     .max_args = ARGS_ANY,
     .run = run,
 };

@@ -99,6 +99,7 @@ enum verb_takes {
     TAKES_ONE_SNAPSHOT,
     TAKES_VM_AND_SNAPSHOT,
     TAKES_FILES,
+    TAKES_VMS_AND_FILES,
     TAKES_SHELL,
     TAKES_VERB
 };

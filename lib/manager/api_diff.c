@@ -51,9 +51,9 @@ static void compare_done(struct job *job)
     if (d->answer.call && d->r < 0)
         api_fail(d->answer.call, d->p->vm->name, d->err.id, NULL, "%s", d->err.text);
     else if (d->answer.call)
-        varlink_call_reply_consume(
-            d->answer.call, json_pack("{s:s, s:s*, s:O}", "effect", enum_to_string(&effect_names, (int)d->comparison.effect), "change",
-                                      d->change, "differences", d->comparison.differences));
+        varlink_call_reply_consume(d->answer.call,
+                                   json_pack("{s:s, s:s*, s:O}", "effect", enum_to_string(&effect_names, (int)d->comparison.effect),
+                                             "change", d->change, "differences", d->comparison.differences));
     diff_free(d);
 }
 

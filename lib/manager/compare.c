@@ -8,8 +8,7 @@
 #include "lib/spec/load.h"
 
 static const char *const names[] = {
-    [EFFECT_NONE] = "none",   [EFFECT_LIVE] = "live",     [EFFECT_RESTART] = "restart",
-    [EFFECT_START] = "start", [EFFECT_CREATE] = "create",
+    [EFFECT_NONE] = "none", [EFFECT_LIVE] = "live", [EFFECT_RESTART] = "restart", [EFFECT_START] = "start", [EFFECT_CREATE] = "create",
 };
 const struct enum_names effect_names = { "effect", names, ARRAY_LEN(names) };
 

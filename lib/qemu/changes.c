@@ -52,16 +52,24 @@ static int text_of(const json_t *value, char **ret_text)
     return json_is_string(value) ? str_set(ret_text, json_string_value(value)) : json_format(value, ret_text, NULL);
 }
 
+/* A member that may be NULL. By hand, since json_pack() takes a string it has no memory for to be absent. */
+static int set_text(json_t *one, const char *key, const char *text)
+{
+    return text && json_object_set_new(one, key, json_string(text)) < 0 ? -ENOMEM : 0;
+}
+
 /* One line of the list. `old` and `new` may be NULL. */
 static int add(struct changes *c, const char *what, const char *old, const char *new, bool live)
 {
     bool forward = live && is_within(what, "/network/*/forward");
     const struct plan_change *more = forward ? plan_diff_find(&c->diff, PLAN_CHANGE_CAPABILITIES) : NULL;
     bool possible = live && (!more || more->live);
-    json_t *one = json_pack("{s:s, s:s*, s:s*, s:b, s:s*}", "what", what, "old", old, "new", new, "live", (int)possible, "why",
-                            live && !possible ? WHY_CAPABILITY : NULL);
+    auto_json json_t *one = json_pack("{s:s, s:b}", "what", what, "live", (int)possible);
 
-    return one && json_array_append_new(c->list, one) == 0 ? 0 : -ENOMEM;
+    if (!one || set_text(one, "old", old) < 0 || set_text(one, "new", new) < 0 ||
+        set_text(one, "why", live && !possible ? WHY_CAPABILITY : NULL) < 0 || json_array_append(c->list, one) < 0)
+        return -ENOMEM;
+    return 0;
 }
 
 /* ---- the specs ---- */
@@ -89,7 +97,7 @@ static int push(struct places *p, const json_t *old, const json_t *new, const ch
 {
     struct place *items;
 
-    if (old && new && json_equal(old, new))
+    if (old && new &&json_equal(old, new))
         return 0;
     items = reallocarray(p->items, p->n + 1, sizeof(*items));
     if (!items)
@@ -120,7 +128,7 @@ static int open_object(struct places *p, const json_t *old, const json_t *new, c
         if (r >= 0)
             r = push(p, value, json_object_get(new, key), pointer, key);
     }
-    json_object_foreach ((json_t *)(uintptr_t)new, key, value) {
+    json_object_foreach ((json_t *)(uintptr_t) new, key, value) {
         if (r >= 0 && !json_object_get(old, key))
             r = push(p, NULL, value, pointer, key);
     }
@@ -253,7 +261,7 @@ static bool is_just_machine(const struct plan_change *argv, const char *old, con
 {
     size_t from = strlen(old), to = strlen(new);
 
-    return from && to && argv->old && argv->new && has_prefix(argv->old, old) && has_prefix(argv->new, new) &&
+    return from && to && argv->old && argv->new &&has_prefix(argv->old, old) && has_prefix(argv->new, new) &&
            streq(argv->old + from, argv->new + to) && !strchr(argv->old, ' ');
 }
 
@@ -262,8 +270,8 @@ static int add_unexplained(struct changes *c, const struct plan_change *change)
     static const struct {
         const char *change, *word;
     } words[] = {
-        { "/qemu/path", "QEMU" },         { "/qemu/user", "QEMU's user" },  { "/qemu/uid", "QEMU's user" },
-        { "/qemu/gid", "QEMU's group" },  { "/qemu/groups", "QEMU's groups" }, { PLAN_CHANGE_ARGV, "holdfast's own command line" },
+        { "/qemu/path", "QEMU" },        { "/qemu/user", "QEMU's user" },     { "/qemu/uid", "QEMU's user" },
+        { "/qemu/gid", "QEMU's group" }, { "/qemu/groups", "QEMU's groups" }, { PLAN_CHANGE_ARGV, "holdfast's own command line" },
     };
     auto_free char *word = NULL;
 
@@ -288,8 +296,7 @@ static int add_rest(struct changes *c)
         for (size_t k = 0; k < ARRAY_LEN(live_places); k++)
             told = told || (c->told[k] && streq(change->what, live_places[k].change));
         /* Its forwards tell of it, or QEMU keeps what it has no need of. */
-        told = told || (streq(change->what, PLAN_CHANGE_CAPABILITIES) &&
-                        (change->live || plan_diff_find(&c->diff, PLAN_CHANGE_FORWARDS)));
+        told = told || (streq(change->what, PLAN_CHANGE_CAPABILITIES) && (change->live || plan_diff_find(&c->diff, PLAN_CHANGE_FORWARDS)));
         told = told || (machine && streq(change->what, PLAN_CHANGE_ARGV) && is_just_machine(change, old, new));
         if (!told)
             r = change->live ? add_live_change(c, change) : add_unexplained(c, change);

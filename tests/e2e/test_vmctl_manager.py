@@ -341,6 +341,60 @@ class Specs(VmctlCase):
         self.manager(Apply=self.apply_handler("updated", True))
         self.expect(0, "apply", "-", stdin=self.spec("web"), out="; it runs with its earlier spec until: vmctl restart web\n")
 
+    def test_apply_tells_what_was_changed_live(self):
+        self.manager(Apply=lambda p, c: {"name": "web", "change": "updated", "restart_needed": False, "live": ["health", "logs"]})
+        self.expect(0, "apply", "-", stdin=self.spec("web"), out="; changed while it runs: health, logs\n")
+        self.expect(0, "apply", "-", "--no-wait", stdin=self.spec("web"), out="web: updated; changed while it runs: health, logs\n")
+
+    DIFFERENCES = [{"what": "/memory", "old": "1G", "new": "2G", "live": False},
+                   {"what": "/network/0/forward/0", "new": "80", "live": False, "why": "QEMU lacks the right"},
+                   {"what": "/logs/keep", "old": "3", "new": "4", "live": True}]
+
+    def diff_handler(self, effect="restart", change=None):
+        def handler(p, c):
+            if not p.get("spec"):
+                self.known(p)
+            if p["name"] == "refused":
+                raise Failure(MANAGER + "BadSpec", problems=[{"path": "/gpus", "reason": "not there"}], reason="bad spec")
+            return {"effect": effect, "change": "updated" if p.get("spec") else None,
+                    "differences": self.DIFFERENCES if effect in ("restart", "live") else []}
+        return handler
+
+    def test_diff(self):
+        service = self.manager(Diff=self.diff_handler())
+        done = self.expect(0, "diff", "web", err="")
+        self.assertEqual(done.stdout.splitlines()[:2], ["web: would change by a restart: until then it goes on as it is",
+                                                        "web: /network/0/forward/0: QEMU lacks the right"])
+        self.assertRegex(done.stdout, r"VM +WHAT +NOW +THEN +HOW *\nweb +/memory +1G +2G +restart *\nweb +/network/0/forward/0 +- +80 +restart")
+        self.assertEqual(service.calls[-1], (MANAGER + "Diff", {"name": "web"}))
+        self.assertEqual(self.expect(0, "diff", "web", "-q").stdout, "")
+        [one] = json.loads(self.expect(0, "diff", "web", "--json").stdout)
+        self.assertEqual((one["name"], one["effect"], one["differences"]), ("web", "restart", self.DIFFERENCES))
+        self.expect(3, "diff", "nobody", err="no such VM")
+        self.expect(2, "diff", err="diff needs")
+        self.expect(2, "diff", "no*name", err="no VM name")
+        done = self.expect(0, "diff", "--all")
+        self.assertIn("db: would change", done.stdout)
+
+    def test_diff_of_a_file(self):
+        service = self.manager(Diff=self.diff_handler("none"))
+        file = self.file("new.json", self.spec("new"))
+        self.assertEqual(self.expect(0, "diff", file).stdout, "new: updated, nothing would change\n")
+        self.assertEqual(service.calls[-1][1], {"name": "new", "spec": json.loads(self.spec("new"))})
+        self.assertEqual(self.expect(0, "apply", "--dry-run", file, "-", stdin=self.spec("web")).stdout,
+                         "new: updated, nothing would change\nweb: updated, nothing would change\n")
+        self.assertEqual({method for method, _ in service.calls}, {MANAGER + "Diff"})
+        done = self.run_vmctl("diff", self.file("bad.json", self.spec("refused")), self.file("worse.json", "{"), "web")
+        self.assertEqual((done.returncode, done.stdout), (1, "web: nothing would change\n"))
+        self.assertIn("bad.json: /gpus: not there\n", done.stderr)
+        self.assertIn("worse.json: line 1", done.stderr)
+        results = json.loads(self.run_vmctl("diff", "--json", self.path("bad.json"), "web").stdout)
+        self.assertEqual([r.get("error") for r in results], ["BadSpec", None])
+
+    def test_diff_with_no_manager(self):
+        self.expect(4, "diff", "web", err="no manager answers")
+        self.expect(4, "apply", "--dry-run", self.file("good.json", self.spec("web")), err="no manager answers")
+
     def test_apply_with_no_manager(self):
         good = self.file("good.json", self.spec("web"))
         bad = self.file("bad.json", "[]")

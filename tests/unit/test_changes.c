@@ -90,8 +90,8 @@ static const struct {
     { SPEC(""), SPEC(", \"restart\": {\"policy\": \"always\"}"), "live /restart/policy: on-failure -> always\n" },
     { SPEC(""), SPEC(", \"stop\": {\"timeout\": \"5s\"}"), "live /stop/timeout: 1m -> 5s\n" },
     { SPEC(""), SPEC(", \"logs\": {\"max_size\": \"1M\", \"keep\": 5}"), "live /logs/max_size: 16M -> 1M\nlive /logs/keep: 3 -> 5\n" },
-    { SPEC(", \"health\": [{\"type\": \"tcp\", \"port\": 80}]"), SPEC(", \"health\": [{\"type\": \"tcp\", \"port\": 80, \"interval\": \"1s\"}]"),
-      "live /health/0/interval: 10s -> 1s\n" },
+    { SPEC(", \"health\": [{\"type\": \"tcp\", \"port\": 80}]"),
+      SPEC(", \"health\": [{\"type\": \"tcp\", \"port\": 80, \"interval\": \"1s\"}]"), "live /health/0/interval: 10s -> 1s\n" },
     { SPEC(NETWORK(FORWARD("127.0.0.1:8080"))), SPEC(NETWORK(FORWARD("127.0.0.1:8080") "," FORWARD("127.0.0.1:8081"))),
       "live /network/0/forward/1: - -> " TEXT("127.0.0.1:8081") "\n" },
     /* one line of what went, though all behind it moved */
@@ -108,7 +108,8 @@ static const struct {
     { SPEC(""), "{\"name\": \"v\", \"memory\": \"256M\", \"boot\": {\"kernel\": \"/k\"}}", "restart /memory: 128M -> 256M\n" },
     { SPEC(""), SPEC(", \"cpus\": 4"), "restart /cpus: 1 -> 4\n" },
     { SPEC(", \"disks\": [{\"name\": \"a\", \"size\": \"1G\"}, {\"name\": \"b\", \"size\": \"1G\"}]"),
-      SPEC(", \"disks\": [{\"name\": \"a\", \"size\": \"1G\"}, {\"name\": \"b\", \"size\": \"2G\"}]"), "restart /disks/1/size: 1G -> 2G\n" },
+      SPEC(", \"disks\": [{\"name\": \"a\", \"size\": \"1G\"}, {\"name\": \"b\", \"size\": \"2G\"}]"),
+      "restart /disks/1/size: 1G -> 2G\n" },
     { SPEC(", \"qemu\": {\"extra_args\": [\"-x\"]}"), SPEC(", \"qemu\": {\"extra_args\": [\"-x\", \"-y\"]}"),
       "restart /qemu/extra_args: [\"-x\"] -> [\"-x\",\"-y\"]\n" },
     { SPEC(""), SPEC(", \"vsock\": {\"cid\": 7}"), "restart /vsock: - -> {\"cid\":7}\n" },
@@ -116,7 +117,8 @@ static const struct {
     { SPEC(""), SPEC(", \"health\": [{\"type\": \"agent\"}], \"agent\": true"),
       "restart /agent: false -> true\nlive /health/0: - -> {\"type\":\"agent\",\"interval\":\"10s\",\"timeout\":\"2s\",\"start_period\":\"1m\","
       "\"retries\":3,\"action\":\"none\"}\n" },
-    { SPEC(", \"logs\": {\"keep\": 5}"), SPEC(", \"cpus\": 2, \"logs\": {\"keep\": 6}"), "restart /cpus: 1 -> 2\nlive /logs/keep: 5 -> 6\n" },
+    { SPEC(", \"logs\": {\"keep\": 5}"), SPEC(", \"cpus\": 2, \"logs\": {\"keep\": 6}"),
+      "restart /cpus: 1 -> 2\nlive /logs/keep: 5 -> 6\n" },
 };
 
 START_TEST(words_of_the_spec)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "lib/base/json.h"
+#include "lib/qemu/changes.h"
 #include "lib/qemu/hardware.h"
 #include "lib/qemu/qmp.h"
 #include "lib/qemu/resolve.h"
@@ -191,6 +192,38 @@ static int use_plan(const json_t *json)
     return r < 0 ? r : plan_digest(&plan, digest);
 }
 
+static void drop_forward(struct plan *plan)
+{
+    static const char without[] = "{\"type\":\"user\",\"id\":\"net0\"}";
+
+    for (size_t i = 0; plan->qemu.argv[i]; i++)
+        if (strstr(plan->qemu.argv[i], "hostfwd"))
+            memcpy(plan->qemu.argv[i], without, sizeof(without)); /* which is shorter */
+}
+
+/* The plan against one with other memory and without its forward, by the plans alone and by specs. */
+static int use_changes(const json_t *json)
+{
+    auto_plan struct plan old = { 0 }, new = { 0 };
+    auto_json json_t *list = NULL, *by_spec = NULL, *old_spec = NULL, *new_spec = NULL;
+    int r = plan_from_json(json, &old, NULL);
+
+    if (r >= 0)
+        r = plan_from_json(json, &new, NULL);
+    if (r < 0)
+        return r;
+    new.ram.size *= 2;
+    new.logs.keep++;
+    drop_forward(&new);
+    old_spec = json_pack("{s:s, s:[{s:s}], s:[s]}", "memory", "1G", "network", "mode", "user", "x", "a");
+    new_spec = json_pack("{s:s, s:[], s:[s]}", "memory", "2G", "network", "x", "b");
+    if (!old_spec || !new_spec)
+        return -ENOMEM;
+    r = changes_list(&(struct changes_input){ .old = &old, .new = &new }, &list);
+    return r < 0 ? r
+                 : changes_list(&(struct changes_input){ .old = &old, .new = &new, .old_spec = old_spec, .new_spec = new_spec }, &by_spec);
+}
+
 static int use_hardware(const json_t *json)
 {
     auto_plan struct plan plan = { 0 };
@@ -215,6 +248,7 @@ static int use_spvm(const json_t *json)
 static int try_spec(void) { return via_json(use_spec); }
 static int try_spvm(void) { return via_json(use_spvm); }
 static int try_plan(void) { return via_json(use_plan); }
+static int try_changes(void) { return via_json(use_changes); }
 static int try_hardware(void) { return via_json(use_hardware); }
 
 /* Without memory a word of a mistake's message may be missing, never the message. */
@@ -418,6 +452,7 @@ static const struct {
     { "sp-vm file with warnings", try_spvm, "sp-vm/good/warnings.json" },
     { "bad sp-vm file", try_bad_spvm, "sp-vm/bad/values.json" },
     { "plan", try_plan, "good/full.plan.json" },
+    { "changes", try_changes, "good/full.plan.json" },
     { "hardware", try_hardware, "good/extra-args.plan.json" },
     { "status", try_status, NULL },
     { "exit record", try_exit, NULL },

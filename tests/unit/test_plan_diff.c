@@ -13,9 +13,9 @@
 /* A plan whose argv has these netdevs (NULL-ended), with `change` merged into its JSON. */
 static void make(struct plan *ret, const char *change, const char *const *netdevs)
 {
-    auto_json json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:{s:s, s:[s,s,s], s:[s]}, s:{s:s}, s:{s:s, s:s}, s:{s:s, s:i}}", "schema",
-                                       1, "name", "v", "run_dir", "/run/v", "state_dir", "/state/v", "log_dir", "/log/v", "qemu", "path",
-                                       "/usr/bin/qemu", "argv", "/usr/bin/qemu", "-m", "128M", "env", "A=1", "ram", "size", "128M",
+    auto_json json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:{s:s, s:[s,s,s], s:[s]}, s:{s:s}, s:{s:s, s:s}, s:{s:s, s:i}}",
+                                       "schema", 1, "name", "v", "run_dir", "/run/v", "state_dir", "/state/v", "log_dir", "/log/v", "qemu",
+                                       "path", "/usr/bin/qemu", "argv", "/usr/bin/qemu", "-m", "128M", "env", "A=1", "ram", "size", "128M",
                                        "restart", "policy", "always", "delay", "1s", "logs", "max_size", "1M", "keep", 3);
     auto_json json_t *changed = NULL;
     struct err err = ERR_INIT;
@@ -33,8 +33,7 @@ static void make(struct plan *ret, const char *change, const char *const *netdev
     ck_assert_msg(plan_from_json(json, ret, &err) == 0, "%s", err.text);
 }
 
-static void compare(const char *old, const char *const *old_netdevs, const char *new, const char *const *new_netdevs,
-                    struct plan_diff *ret)
+static void compare(const char *old, const char *const *old_netdevs, const char *new, const char *const *new_netdevs, struct plan_diff *ret)
 {
     auto_plan struct plan from = { 0 }, to = { 0 };
 
