@@ -6,6 +6,7 @@
 #include "lib/base/log.h"
 #include "lib/manager/adopt.h"
 #include "lib/manager/events.h"
+#include "lib/manager/gpus.h"
 #include "lib/manager/link.h"
 #include "lib/manager/reconcile.h"
 #include "lib/manager/state.h"
@@ -20,7 +21,7 @@ struct down_job {
     /* found */
     struct records records;
     struct exit_record exit;
-    bool explained, rebooted;
+    bool explained, rebooted, torn_down;
     int r;
 };
 
@@ -93,6 +94,10 @@ static void run(struct job *job)
     d->r = records_read(&dirs, d->vm->name, &d->records);
     if (d->r < 0)
         return;
+    if (d->records.has_status && !d->records.unclear && records_qemu_lives(&d->records.status, m->boot_id)) {
+        d->torn_down = true; /* it has no end yet that could be explained */
+        return;
+    }
     remove_cgroup(&d->records);
     r = down_explain(&facts, &d->exit, &d->rebooted);
     d->explained = r > 0;
@@ -162,6 +167,7 @@ static void down_done(struct vm *vm, const char *unclear)
     clear_living(vm);
     vm->started_us = 0;
     vm->presence = PRESENCE_GONE;
+    gpus_retry(vm->manager->gpus, vm->name);
     show_end(vm, unclear);
     wish_default(vm);
     if (vm->from_next && vm->wanted.wish == WANTED_RUNNING && vm->wanted.from <= vm->incarnation)
@@ -206,6 +212,13 @@ static void done(struct job *job)
 
     if (vm->presence != PRESENCE_CHECKING || vm->gone_from_registry) {
         /* somebody found it alive meanwhile */
+    } else if (d->torn_down) {
+        vm->qemu_pid = (pid_t)d->records.status.qemu.pid;
+        vm_set_view(vm, (enum vm_view)STATE_STOPPING, "QEMU (process %d) has ended, and the kernel is still taking it down",
+                    (int)vm->qemu_pid);
+        vm_timer_start(vm, TIMER_LOOK, LOOK_TORN_DOWN_MS);
+        adopt_settled(vm);
+        vm_changed(vm);
     } else if (d->r < 0) {
         vm_set_view(vm, VIEW_UNKNOWN, "its end can't be written down: %s", strerror(-d->r));
         vm_timer_start(vm, TIMER_LOOK, LOOK_AGAIN_MS);

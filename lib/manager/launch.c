@@ -7,6 +7,8 @@
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/manager/gpu_move.h"
+#include "lib/manager/gpus.h"
 #include "lib/manager/hold.h"
 #include "lib/manager/link.h"
 #include "lib/manager/planner.h"
@@ -19,6 +21,7 @@ struct launch {
     struct vm *vm;
     bool adopt;
     int sync_fd; /* -1: not spawned yet */
+    int plan_fd; /* -1, or the plan while PCI devices are taken for it */
     ev_io io;
     ev_timer deadline;
     char text[ERR_TEXT_MAX]; /* what the shim says instead of ready */
@@ -32,6 +35,8 @@ static void launch_free(struct launch *l)
     ev_io_stop(ev, &l->io);
     ev_timer_stop(ev, &l->deadline);
     fd_close(l->sync_fd);
+    fd_close(l->plan_fd);
+    gpu_move_abandon(l->vm);
     l->vm->launch = NULL;
     free(l);
 }
@@ -162,7 +167,77 @@ static int spawn(struct launch *l, int plan_fd)
     ev_io_init(&l->io, on_sync, l->sync_fd, EV_READ);
     ev_io_start(ev, &l->io);
     ev_now_update(ev);
-    ev_timer_set(&l->deadline, LAUNCH_READY_TIMEOUT_MS / 1000., 0.);
+    ev_timer_init(&l->deadline, on_deadline, LAUNCH_READY_TIMEOUT_MS / 1000., 0.);
+    ev_timer_start(ev, &l->deadline);
+    return 0;
+}
+
+static void spawn_or_fail(struct launch *l, int plan_fd)
+{
+    struct vm *vm = l->vm;
+    auto_free char *text = NULL;
+    int r = spawn(l, plan_fd);
+
+    if (r >= 0)
+        return;
+    (void)str_format(&text, "can't start %s: %s", vm->manager->shim_path, strerror(-r));
+    failed(vm, false, text ? text : "can't start its shim");
+}
+
+/* Called off while it was prepared: nothing was begun that isn't put back. */
+static void called_off(struct vm *vm)
+{
+    if (vm->launch)
+        launch_free(vm->launch);
+    vm_set_view(vm, vm_rest_view(vm), NULL);
+    vm_changed(vm);
+}
+
+static void on_gpus(struct vm *vm, int r, const struct err *err)
+{
+    struct launch *l = vm->launch;
+    auto_fd int plan_fd = steal_fd(&l->plan_fd);
+
+    ev_timer_stop(loop_ev(vm->manager->loop), &l->deadline);
+    if (vm->manager->stopping)
+        launch_free(l);
+    else if (vm->wanted.wish != WANTED_RUNNING)
+        called_off(vm);
+    else if (r <
+             0) /* a device on its way comes, and one of another VM's that is stopping may; what is wrong with a device doesn't go away */
+        failed(vm, r != -EAGAIN, err->text);
+    else
+        spawn_or_fail(l, plan_fd);
+}
+
+static void on_gpus_late(struct ev_loop *ev, ev_timer *timer, int events)
+{
+    struct vm *vm = container_of(timer, struct launch, deadline)->vm;
+    char pending[128];
+    auto_free char *text = NULL;
+
+    gpus_pending(vm->manager->gpus, vm->name, pending, sizeof(pending));
+    (void)str_format(&text, "%s in %d s, see dmesg; it is put back when it has", *pending ? pending : "its PCI devices were not to be had",
+                     GPU_MOVE_DEADLINE_MS / 1000);
+    failed(vm, true, text ? text : "out of memory");
+}
+
+/* The devices first: QEMU is started into what it finds. */
+static int take_gpus(struct launch *l, struct plan_request *p)
+{
+    struct vm *vm = l->vm;
+    struct ev_loop *ev = loop_ev(vm->manager->loop);
+    size_t n = 0;
+
+    while (p->gpus.devices && p->gpus.devices[n])
+        n++;
+    int r = gpu_move_take(vm, &p->gpus, on_gpus);
+    if (r < 0)
+        return r;
+    l->plan_fd = steal_fd(&p->plan_fd);
+    vm_set_view(vm, (enum vm_view)STATE_PREPARING, "taking %zu PCI devices from their drivers", n);
+    ev_now_update(ev);
+    ev_timer_init(&l->deadline, on_gpus_late, GPU_MOVE_DEADLINE_MS / 1000., 0.);
     ev_timer_start(ev, &l->deadline);
     return 0;
 }
@@ -183,16 +258,10 @@ static void on_plan(struct plan_request *p)
 {
     struct vm *vm = p->vm;
     struct launch *l = vm->launch;
-    auto_free char *text = NULL;
-    int r;
 
     if (!l || vm->manager->stopping || vm->gone_from_registry || vm->wanted.wish != WANTED_RUNNING) {
-        /* Called off while it was planned: nothing was begun. */
-        if (l) {
-            launch_free(l);
-            vm_set_view(vm, vm_rest_view(vm), NULL);
-            vm_changed(vm);
-        }
+        if (l)
+            called_off(vm);
         plan_request_free(p);
         return;
     }
@@ -207,12 +276,11 @@ static void on_plan(struct plan_request *p)
     FAILPOINT("manager.after-run-folder");
     (void)str_set(&vm->spec_error, NULL);
     memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
-    r = spawn(l, p->plan_fd);
+    if (!p->gpus.devices && !gpus_has(vm->manager->gpus, vm->name))
+        spawn_or_fail(l, p->plan_fd);
+    else if (take_gpus(l, p) < 0)
+        failed(vm, false, strerror(ENOMEM));
     plan_request_free(p);
-    if (r < 0) {
-        (void)str_format(&text, "can't start %s: %s", vm->manager->shim_path, strerror(-r));
-        failed(vm, false, text ? text : "can't start its shim");
-    }
 }
 
 static int launch_new(struct vm *vm)
@@ -222,7 +290,7 @@ static int launch_new(struct vm *vm)
     if (!l)
         return -ENOMEM;
     l->vm = vm;
-    l->sync_fd = -1;
+    l->sync_fd = l->plan_fd = -1;
     ev_init(&l->io, on_sync);
     ev_init(&l->deadline, on_deadline);
     vm->launch = l;

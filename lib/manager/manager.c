@@ -20,6 +20,8 @@
 #include "lib/manager/call.h"
 #include "lib/manager/follow.h"
 #include "lib/manager/forget.h"
+#include "lib/manager/gpu_move.h"
+#include "lib/manager/gpus.h"
 #include "lib/manager/launch.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/qemu_cache.h"
@@ -209,7 +211,7 @@ static void raise_limit(struct manager *m)
 
 static int make_parts(struct manager *m, struct err *err)
 {
-    auto_free char *aside = NULL;
+    auto_free char *aside = NULL, *gpus_aside = NULL;
     int r;
 
     r = varlink_interface_parse(manager_interface_text, &m->manager_interface, err);
@@ -224,6 +226,8 @@ static int make_parts(struct manager *m, struct err *err)
     if (r >= 0)
         r = allocations_new(m->state_fd, &m->allocations, &aside, err);
     if (r >= 0)
+        r = gpus_new(m->state_fd, m->sysfs_root, &m->gpus, &gpus_aside, err);
+    if (r >= 0)
         r = worker_new(m->loop, READER_THREADS, &m->reader);
     if (r >= 0)
         r = worker_new(m->loop, 1, &m->writer);
@@ -235,6 +239,8 @@ static int make_parts(struct manager *m, struct err *err)
         r = worker_new(m->loop, 1, &m->verifier);
     if (aside)
         log_error("allocations.json doesn't parse and was kept as %s: context ids, MAC addresses and ports are given anew", aside);
+    if (gpus_aside)
+        log_error("gpus.json doesn't parse and was kept as %s: devices that VMs have had are not given back to their drivers", gpus_aside);
     return r < 0 ? err_from(err, r, "starting the manager") : 0;
 }
 
@@ -395,6 +401,7 @@ void serve_begin(struct manager *m)
     begin_leftovers(m, m->writer, remove_leftovers);
     begin_leftovers(m, m->archivist, sweep_snapshots);
     sweep(m);
+    gpu_move_sweep(m);
     (void)malloc_trim(0);
     planner_check(m);
 }
@@ -426,6 +433,10 @@ static void stop_workers(struct manager *m)
 {
     struct worker **workers[] = { &m->reader, &m->prober, &m->archivist, &m->verifier, &m->writer };
 
+    if (!gpu_moves_stop(m, STOP_GRACE_MS)) {
+        log_error("a PCI device is on its way to or from a driver: leaving without waiting for it, the next manager goes on");
+        _exit(1);
+    }
     for (size_t i = 0; i < ARRAY_LEN(workers); i++) {
         struct worker *w = steal_ptr(workers[i]);
 
@@ -471,6 +482,7 @@ void manager_free(struct manager *m)
     varlink_interface_free(m->shim_interface);
     qemu_cache_free(m->qemus);
     allocations_free(m->allocations);
+    gpus_free(m->gpus);
     fd_close(m->run_fd);
     fd_close(m->run_vms_fd);
     fd_close(m->state_fd);

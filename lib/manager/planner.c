@@ -45,6 +45,7 @@ void plan_request_free(struct plan_request *p)
     wanted_restore_clear(&p->restore);
     plan_place_clear(&p->place);
     claims_clear(&p->claims);
+    gpu_wish_clear(&p->gpus);
     free(p->spec_file);
     free(p->qemu_path);
     vm_unref(p->vm);
@@ -238,6 +239,25 @@ static int make_memfd(struct plan_request *p, const json_t *plan)
     return p->plan_fd < 0 ? p->plan_fd : 0;
 }
 
+/* Whether QEMU is handed its devices, or opens their groups by itself, the plan says. */
+static int wish_gpus(const struct spec *spec, const struct plan *plan, struct gpu_wish *ret_wish)
+{
+    struct gpu_wish wish = { .by_group = true, .has_user = plan->qemu.user, .uid = (uid_t)plan->qemu.uid, .gid = (gid_t)plan->qemu.gid };
+    auto_strv struct strv devices = { 0 };
+
+    for (size_t i = 0; i < plan->qemu.n_files; i++)
+        if (plan->qemu.files[i].kind == FILE_VFIO)
+            wish.by_group = false;
+    for (size_t i = 0; i < spec_n_gpus(spec); i++)
+        strv_push(&devices, spec->gpus[i]);
+    if (devices.failed)
+        return -ENOMEM;
+    wish.devices = devices.items;
+    devices = (struct strv){ 0 };
+    *ret_wish = wish;
+    return 0;
+}
+
 static int make_plan(struct plan_request *p, const struct spec *spec)
 {
     struct qemu_capabilities capabilities = { 0 };
@@ -278,6 +298,8 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
         r = plan_digest(&plan, p->digest);
     if (r >= 0)
         r = plan_to_json(&plan, &json);
+    if (r >= 0 && (p->use & PLAN_LAUNCH))
+        r = wish_gpus(spec, &plan, &p->gpus);
     if (r >= 0 && (p->use & PLAN_LAUNCH))
         r = make_folders(p);
     if (r >= 0 && (p->use & PLAN_LAUNCH))

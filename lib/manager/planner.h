@@ -3,6 +3,7 @@
 
 #include "lib/base/err.h"
 #include "lib/base/json.h"
+#include "lib/manager/gpus.h"
 #include "lib/manager/vm.h"
 #include "lib/manager/worker.h"
 #include "lib/spec/claims.h"
@@ -50,6 +51,7 @@ struct plan_request {
     json_t *problems; /* array of Problem, or NULL */
     char digest[17];
     int plan_fd;
+    struct gpu_wish gpus;          /* of a PLAN_LAUNCH: what must be bound before QEMU starts */
     json_t *spec, *running, *next; /* NULL where there is none */
     json_t *native;                /* PLAN_SHOW: the spec as a native one, with all defaults; NULL when it is wrong */
 };

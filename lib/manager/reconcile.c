@@ -7,6 +7,7 @@
 #include "lib/base/log.h"
 #include "lib/manager/act.h"
 #include "lib/manager/forget.h"
+#include "lib/manager/gpu_move.h"
 #include "lib/manager/hold.h"
 #include "lib/manager/launch.h"
 #include "lib/manager/state.h"
@@ -62,7 +63,7 @@ static struct facts facts_of(const struct vm *vm)
 {
     return (struct facts){
         .presence = vm->presence,
-        .launching = vm->launch,
+        .launching = vm->launch || vm->gpu_move,
         .adopt_later = vm->timer_use == TIMER_LOOK,
         .wish = vm->wanted.wish,
         .from = vm->wanted.from,
@@ -153,6 +154,8 @@ void reconcile_vm(struct vm *vm)
     }
     switch (action) {
     case ACTION_NONE:
+        if (vm->presence == PRESENCE_GONE)
+            gpu_move_settle(vm);
         break;
     case ACTION_LAUNCH:
         act_launch(vm);
@@ -161,6 +164,7 @@ void reconcile_vm(struct vm *vm)
         act_stop(vm);
         break;
     case ACTION_FORGET:
+        gpu_move_settle(vm);
         forget_start(vm);
         break;
     case ACTION_ADOPT:

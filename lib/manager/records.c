@@ -150,6 +150,32 @@ int records_read_wanted(const struct record_dirs *dirs, const char *name, struct
     return r;
 }
 
+bool records_qemu_lives(const struct status *status, const char *boot_id)
+{
+    auto_pidref struct pidref ref = PIDREF_NONE;
+
+    if (status->qemu.pid == 0 || !streq_opt(status->boot_id, boot_id))
+        return false;
+    return pidref_open_identity((pid_t)status->qemu.pid, status->qemu.start_time, &ref) != -ESRCH;
+}
+
+bool records_vm_may_live(const struct record_dirs *dirs, const char *name)
+{
+    static const char *const locks[] = { FILE_SHIM_LOCK, FILE_VM_LOCK };
+    auto_status struct status status = { 0 };
+    char path[VM_PATH_MAX], boot_id[BOOT_ID_LEN + 1];
+
+    for (size_t i = 0; i < ARRAY_LEN(locks); i++) {
+        int r = lock_is_held(dirs->run_vms_fd, name_path(name, locks[i], path));
+        if (r != 0 && r != -ENOENT && r != -ENOTDIR)
+            return true;
+    }
+    int r = records_read_status(dirs, name, &status);
+    if (r == -ENOENT || r == -ENOTDIR)
+        return false;
+    return r < 0 || boot_id_read(boot_id) < 0 || records_qemu_lives(&status, boot_id);
+}
+
 int records_state_dir(const struct record_dirs *dirs, const char *name)
 {
     bool made = false;

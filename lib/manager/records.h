@@ -29,6 +29,12 @@ int records_read_status(const struct record_dirs *dirs, const char *name, struct
 /* 1 and the record; 0: there is none; -EINVAL: it doesn't parse and was set aside, *ret_why (malloc'ed) says so; other -errno: can't be read. */
 int records_read_wanted(const struct record_dirs *dirs, const char *name, struct wanted *ret_wanted, char **ret_why);
 
+/* Whether the kernel has anything left of the VM: one of its locks, or the very process that its status names as QEMU. That may outlive the lock: a
+ * process being torn down, which may take hours where its memory was encrypted, has closed its files already. What can't be told counts as living. */
+bool records_vm_may_live(const struct record_dirs *dirs, const char *name);
+/* The last of these alone, for a status of `boot_id`'s boot. */
+bool records_qemu_lives(const struct status *status, const char *boot_id);
+
 /* Writes last-exit.json durably. -errno. */
 int records_write_exit(const struct record_dirs *dirs, const char *name, const struct exit_record *exit);
 

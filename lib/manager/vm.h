@@ -15,6 +15,7 @@
 #include "proto/wanted.h"
 
 struct manager;
+struct gpu_move;
 struct launch;
 struct varlink_peer;
 struct waiter;
@@ -98,6 +99,7 @@ struct vm {
     bool stop_due;            /* somebody asked for a stop that has not been sent */
     uint64_t stop_sent;       /* incarnation a stop was sent to */
     struct launch *launch;
+    struct gpu_move *gpu_move; /* its PCI devices are on their way to or from it */
     struct waiter *waiters;
     struct deferred settle;
 };
