@@ -3,9 +3,10 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "lib/base/parse.h"
 #include "lib/base/util.h"
 
-enum { AMOUNT_TEXT_MAX = 32, SHARES_TEXT_MAX = 256, SHARES_SHOWN = 3 };
+enum { AMOUNT_TEXT_MAX = 32, SHARES_TEXT_MAX = 256, SHARES_SHOWN = 3, EXACT_MAX = 5 };
 
 /* What is limited, as data. */
 struct resource {
@@ -22,23 +23,25 @@ static const struct resource resources[] = {
 
 static uint64_t field_at(const void *record, size_t offset) { return *(const uint64_t *)((const char *)record + offset); }
 
-/* For people: of sizes that no unit divides, such as what is free, a tenth will do. */
+/* For people: exact where that is short, and of what is free a tenth will do. */
 static const char *format_amount(bool bytes, uint64_t n, char buf[AMOUNT_TEXT_MAX])
 {
     static const char units[] = "KMGT";
-    double value = (double)n;
+    char exact[SIZE_TEXT_MAX];
+    double value = (double)n / 1024;
     size_t unit = 0;
 
     if (!bytes || n < 1024) {
         snprintf(buf, AMOUNT_TEXT_MAX, "%llu%s", (unsigned long long)n, bytes ? " bytes" : "");
         return buf;
     }
-    for (value /= 1024; value >= 1024 && unit < sizeof units - 2; value /= 1024)
+    if (strlen(format_size(n, exact)) <= EXACT_MAX) {
+        snprintf(buf, AMOUNT_TEXT_MAX, "%s", exact);
+        return buf;
+    }
+    for (; value >= 1024 && unit < sizeof units - 2; value /= 1024)
         unit++;
-    if (value == (double)(uint64_t)value)
-        snprintf(buf, AMOUNT_TEXT_MAX, "%.0f%c", value, units[unit]);
-    else
-        snprintf(buf, AMOUNT_TEXT_MAX, "%.1f%c", value, units[unit]);
+    snprintf(buf, AMOUNT_TEXT_MAX, "%.1f%c", value, units[unit]);
     return buf;
 }
 

@@ -182,13 +182,15 @@ static void see_ports(void *arg, const struct claims *claims)
     }
 }
 
-static int choose_port(const struct map *vms, const struct holding *self, const struct claims *own, const struct port_range *ports,
-                       struct port_claim *port, struct err *err)
+/* Not one that the VM has itself either: fixed in `own`, or in `given` for another use. */
+static int choose_port(const struct map *vms, const struct holding *self, const struct claims *own, const struct claims *given,
+                       const struct port_range *ports, struct port_claim *port, struct err *err)
 {
     struct ports_seen seen = { .wanted = port };
 
     each_other(vms, self, see_ports, &seen);
     see_ports(&seen, own);
+    see_ports(&seen, given);
     for (unsigned n = ports->first; n <= ports->last; n++) {
         struct port_claim candidate = *port;
 
@@ -247,15 +249,14 @@ static int fill_ports(const struct map *vms, const struct holding *self, struct 
 
     for (size_t i = 0; i < own.n_ports && r >= 0; i++) {
         struct port_claim *port = &own.ports[i];
-        const struct port_claim *before;
+        const struct port_claim *before = port->host.port ? NULL : find_given(given, port);
 
         if (port->host.port)
             continue;
-        before = find_given(given, port);
         if (before) {
             port->host.port = before->host.port;
         } else {
-            r = choose_port(vms, self, &own, ports, port, err);
+            r = choose_port(vms, self, &own, given, ports, port, err);
             if (r >= 0)
                 r = add_port(given, port);
             chosen = 1;

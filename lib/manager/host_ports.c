@@ -230,5 +230,7 @@ int host_port_check(const struct port_claim *port, struct err *err)
     if (r == -EADDRNOTAVAIL)
         return err_set(err, EADDRNOTAVAIL, "no-address", "%s can't be listened on: this host has no such address", text);
     host_port_owner("/proc", port, owner);
-    return err_set(err, EADDRINUSE, "port-taken", "%s is taken by %s", text, *owner ? owner : "another process, which can't be told from here");
+    if (!*owner)
+        return err_set(err, EADDRINUSE, "port-taken", "%s is taken; by whom can't be told, it may be an old connection that lingers", text);
+    return err_set(err, EADDRINUSE, "port-taken", "%s is taken by %s", text, owner);
 }

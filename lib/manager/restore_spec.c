@@ -4,8 +4,7 @@
 #include <stdarg.h>
 
 #include "lib/base/util.h"
-
-#define HOST_AUTO "auto"
+#include "lib/spec/claims.h"
 
 static bool is_tap(const json_t *network) { return streq_opt(json_string_value(json_object_get(network, "mode")), "tap"); }
 
@@ -29,7 +28,9 @@ static int drop_forwards(json_t *network, bool all)
     for (size_t i = json_array_size(forwards); i > 0; i--) {
         const char *host = json_string_value(json_object_get(json_array_get(forwards, i - 1), "host"));
 
-        if (!all && host && streq(host, HOST_AUTO))
+        struct in_addr addr;
+
+        if (!all && host && host_port_is_auto(host, &addr))
             continue;
         if (json_array_remove(forwards, i - 1) < 0)
             return -ENOMEM;

@@ -11,6 +11,9 @@ START_TEST(missing)
     ck_assert_uint_eq(config.start_interval, 0);
     ck_assert_int_eq(config.restore.mode, RESTORE_MODE_DEFAULT);
     ck_assert(config.restore.prefetch);
+    ck_assert_uint_eq(config.ports.first, 20000);
+    ck_assert_uint_eq(config.ports.last, 29999);
+    ck_assert_uint_eq(config.limits.memory, 0);
     ck_assert_int_eq(host_config_read("/nonexistent", &config, NULL), 0);
 }
 END_TEST
@@ -28,6 +31,28 @@ START_TEST(full)
     ck_assert_uint_eq(config.start_interval, 250);
     ck_assert_int_eq(config.restore.mode, RESTORE_EAGER);
     ck_assert(!config.restore.prefetch);
+    host_config_clear(&config);
+}
+END_TEST
+
+START_TEST(limits)
+{
+    struct host_config config = { 0 };
+
+    fixture_write("holdfast.json", "{\"ports\": \"1024-1024\", \"limits\": {\"cpus\": 64, \"memory\": \"auto\", \"disk\": \"1T\", "
+                                   "\"disk_reserve\": \"10G\", \"cpus_per_vm\": {\"max\": 8}, \"memory_per_vm\": {\"min\": \"9G\", "
+                                   "\"max\": \"64G\"}, \"disk_size\": {\"min\": \"400G\"}}}");
+    ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
+    ck_assert_uint_eq(config.ports.first, 1024);
+    ck_assert_uint_eq(config.ports.last, 1024);
+    ck_assert_uint_eq(config.limits.cpus, 64);
+    ck_assert(config.limits.memory == MEMORY_OF_HOST);
+    ck_assert_uint_eq(config.limits.disk, UINT64_C(1) << 40);
+    ck_assert_uint_eq(config.limits.disk_reserve, UINT64_C(10) << 30);
+    ck_assert_uint_eq(config.limits.cpus_per_vm.max, 8);
+    ck_assert_uint_eq(config.limits.memory_per_vm.min, UINT64_C(9) << 30);
+    ck_assert_uint_eq(config.limits.memory_per_vm.max, UINT64_C(64) << 30);
+    ck_assert_uint_eq(config.limits.disk_size.min, UINT64_C(400) << 30);
     host_config_clear(&config);
 }
 END_TEST
@@ -80,6 +105,17 @@ static const struct {
     { "{\"restore\": {\"prefetch\": 1}}", "/restore/prefetch" },
     { "{\"restore\": {\"lazy\": true}}", "/restore/lazy" },
     { "{\"vm_config\": {\"configs_dir\": \"vms\"}}", "/vm_config/configs_dir" },
+    { "{\"ports\": \"20000\"}", "/ports" },
+    { "{\"ports\": \"20001-20000\"}", "/ports" },
+    { "{\"ports\": \"0-100\"}", "/ports" },
+    { "{\"ports\": \"1-65536\"}", "/ports" },
+    { "{\"ports\": \"-5\"}", "/ports" },
+    { "{\"ports\": 20000}", "/ports" },
+    { "{\"limits\": {\"memory\": 5}}", "/limits/memory" },
+    { "{\"limits\": {\"memory\": \"all\"}}", "/limits/memory" },
+    { "{\"limits\": {\"disk\": \"auto\"}}", "/limits/disk" },
+    { "{\"limits\": {\"cpus_per_vm\": {\"maximum\": 4}}}", "/limits/cpus_per_vm/maximum" },
+    { "{\"vm_config\": {}, \"limits\": {\"memory_per_vm\": {\"min\": \"2G\", \"max\": \"1G\"}}}", "/limits/memory_per_vm" },
     { "{\"vm_config\": {\"config_dir\": \"/vms\"}}", "/vm_config/config_dir" },
     { "{\n\"group\": }", "line 2" },
 };
@@ -101,6 +137,7 @@ static void add_tests(TCase *tc)
 {
     tcase_add_test(tc, missing);
     tcase_add_test(tc, full);
+    tcase_add_test(tc, limits);
     tcase_add_test(tc, of_sp_vm);
     tcase_add_test(tc, wrong_of_sp_vm);
     tcase_add_loop_test(tc, wrong, 0, ARRAY_LEN(bad));

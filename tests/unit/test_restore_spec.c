@@ -6,7 +6,8 @@
 #define WEB                                                                                                                  \
     "{\"name\": \"web\", \"memory\": \"1G\", \"disks\": [{\"name\": \"data\", \"size\": \"1G\"}], \"vsock\": {\"cid\": 7}, " \
     "\"network\": [{\"mode\": \"user\", \"mac\": \"52:54:00:12:34:56\", \"forward\": [{\"host\": \"127.0.0.1:80\", "         \
-    "\"guest\": 80}, {\"host\": \"auto\", \"guest\": 22}]}, {\"mode\": \"tap\", \"ifname\": \"tap0\"}], "                    \
+    "\"guest\": 80}, {\"host\": \"auto\", \"guest\": 22}, "                                                               \
+    "{\"host\": \"127.0.0.1:auto\", \"guest\": 23}]}, {\"mode\": \"tap\", \"ifname\": \"tap0\"}], "                           \
     "\"health\": [{\"type\": \"agent\"}], \"restart\": {\"policy\": \"always\"}}"
 
 static json_t *parse(const char *text)
@@ -34,7 +35,8 @@ START_TEST(another_vm)
     ck_assert_int_eq(restore_spec_make(from, "web", "copy", notes, &spec), 0);
     same(spec,
          "{\"name\": \"copy\", \"memory\": \"1G\", \"disks\": [{\"name\": \"data\", \"size\": \"1G\"}], \"vsock\": {\"cid\": \"auto\"}, "
-         "\"network\": [{\"mode\": \"user\", \"forward\": [{\"host\": \"auto\", \"guest\": 22}]}, {\"mode\": \"tap\", \"ifname\": "
+         "\"network\": [{\"mode\": \"user\", \"forward\": [{\"host\": \"auto\", \"guest\": 22}, {\"host\": \"127.0.0.1:auto\", "
+         "\"guest\": 23}]}, {\"mode\": \"tap\", \"ifname\": "
          "\"tap0\"}], \"health\": [{\"type\": \"agent\"}], \"restart\": {\"policy\": \"always\"}}");
     same(notes, "[\"its host port is not forwarded: web has it\", \"its vsock context id is given anew: web has the one of the spec\"]");
     same(from, WEB);
