@@ -23,6 +23,7 @@ enum {
 #define FILE_STATUS "status.json"
 #define FILE_MEMORY_STATE "memory.json"
 #define FILE_RESTORE_DISKS "restore-disks.json"
+#define FILE_SPEC "spec.json" /* the manager's: what the plan was made of */
 #define FILE_SHIM_SOCKET "shim.sock"
 #define FILE_QMP_SOCKET "qmp.sock"
 #define FILE_CONSOLE_SOCKET "console.sock"

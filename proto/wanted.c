@@ -28,6 +28,7 @@ static const struct field wanted_fields[] = {
     { "timeout", FIELD_CUSTOM, FIELD_OMIT_EMPTY, AT(timeout_ms), .codec = &codec_duration },
     { "deleting", FIELD_BOOL, FIELD_OMIT_EMPTY, AT(deleting) },
     { "purge", FIELD_BOOL, FIELD_OMIT_EMPTY, AT(purge) },
+    { "by_spec", FIELD_BOOL, FIELD_OMIT_EMPTY, AT(by_spec) },
     { "restore", FIELD_OBJECT, FIELD_OMIT_EMPTY, AT(restore), .type = &restore_type },
 };
 const struct record_type wanted_type = {

@@ -32,6 +32,7 @@ struct wanted {
     uint64_t timeout_ms; /* of the stop on the way, 0: the plan's */
     bool deleting;       /* forget the VM once it is stopped */
     bool purge;          /* with its disks */
+    bool by_spec;        /* stopped because its spec says so or is gone, not by a command: undone when the spec says otherwise */
     struct wanted_restore restore;
 };
 extern const struct record_type wanted_type;

@@ -7,6 +7,7 @@
 #include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
 #include "lib/manager/down.h"
+#include "lib/manager/launch_record.h"
 #include "lib/manager/live.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
@@ -14,6 +15,7 @@
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wait.h"
+#include "lib/manager/watch.h"
 #include "lib/manager/wish.h"
 #include "lib/spec/load.h"
 
@@ -22,6 +24,7 @@ static const char *const change_names[] = { "created", "updated", "unchanged" };
 
 struct apply {
     struct job job;
+    struct host_limits limits;
     struct manager *manager;
     struct answer answer;
     json_t *spec;
@@ -62,7 +65,7 @@ static int check_claims(struct apply *a, const struct spec *spec)
 
     if (r < 0)
         return r;
-    return admission_check_spec(&a->manager->config.limits, spec, spvm, specs_collect_problem, a->problems) +
+    return admission_check_spec(&a->limits, spec, spvm, specs_collect_problem, a->problems) +
            allocations_check(a->manager->allocations, spec->name, &claims, spvm, specs_collect_problem, a->problems);
 }
 
@@ -93,6 +96,19 @@ static void check_run(struct job *job)
     a->err = ERR_INIT;
 }
 
+/* A VM that runs by another spec goes on with that until somebody restarts it, also after this manager's end: written first. */
+static int note_known(const struct apply *a)
+{
+    auto_launch_record struct launch_record record = { 0 };
+    int r = launch_record_read(a->manager->run_vms_fd, apply_name(a), &record);
+
+    if (r < 0)
+        return r == -ENOENT || r == -EINVAL ? 0 : r;
+    record.gone = false;
+    r = json_digest(a->spec, record.known);
+    return r < 0 ? r : launch_record_write(a->manager->run_vms_fd, apply_name(a), &record);
+}
+
 static void write_run(struct job *job)
 {
     struct apply *a = container_of(job, struct apply, job);
@@ -104,6 +120,8 @@ static void write_run(struct job *job)
     a->r = json_format_indented(a->spec, &text, NULL);
     if (a->r >= 0)
         a->r = str_format(&lines, "%s\n", text);
+    if (a->r >= 0)
+        a->r = note_known(a);
     if (a->r >= 0)
         a->r = file_write(a->manager->specs_fd, a->file, lines, strlen(lines), FILE_MODE, FILE_DURABLE);
     if (a->r < 0)
@@ -219,6 +237,7 @@ static void write_done(struct job *job)
         log_vm_info(name, "spec %s", change_names[a->change]);
         take_effect(a, vm, is_new, call);
     }
+    watch_release(a->manager);
     apply_free(a);
 }
 
@@ -228,7 +247,9 @@ static bool may_apply(struct manager *m, struct varlink_call *call, const char *
     struct vm *vm = registry_find(m, name);
     const struct vm *owner = specs_file_owner(m, name);
 
-    if (vm && vm->wanted.deleting)
+    if (m->specs_away)
+        api_refuse(call, name, "%s: where the spec of %s would be written isn't there", m->specs_lost, name);
+    else if (vm && vm->wanted.deleting)
         api_refuse(call, name, "%s is being deleted", name);
     else if (vm && specs_is_twice(vm))
         api_refuse(call, name, "%s", vm->spec_error ? vm->spec_error : "its spec is in two files");
@@ -260,6 +281,7 @@ static void check_done(struct job *job)
     }
     a->job.run = write_run;
     a->job.done = write_done;
+    watch_hold(a->manager);
     worker_add(a->manager->writer, &a->job);
 }
 
@@ -280,6 +302,7 @@ void api_apply(struct varlink_call *call, const json_t *parameters, void *userda
 
     if (a) {
         a->manager = m;
+        a->limits = m->config.limits;
         a->spec = json_deep_copy(spec);
         a->problems = json_array();
     }

@@ -2,7 +2,7 @@
 
 #include <errno.h>
 
-#include "lib/manager/running_spec.h"
+#include "lib/manager/launch_record.h"
 #include "lib/manager/state.h"
 #include "lib/qemu/changes.h"
 #include "lib/spec/load.h"
@@ -29,7 +29,7 @@ int compare_with_running(const struct plan_request *p, struct comparison *ret, s
         r = plan_digest(&old, digest);
     if (r < 0)
         return r;
-    in.old_spec = old_spec = running_spec_read(p->vm->manager->run_vms_fd, p->vm->name, digest);
+    in.old_spec = old_spec = launch_record_native(p->vm->manager->run_vms_fd, p->vm->name, digest);
     r = changes_list(&in, &ret->differences);
     if (r < 0)
         return r;

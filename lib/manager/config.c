@@ -8,8 +8,8 @@
 #include "lib/base/json.h"
 #include "lib/base/log.h"
 
-static const char *const config_files[] = { "holdfast.json", "config.json" };
-enum { CONFIG_MAX = 64 * 1024 };
+const char *const host_config_files[] = { "holdfast.json", "config.json", NULL };
+enum { CONFIG_MAX = 64 * 1024, DELETE_GRACE_MS = 30 * 1000, RESTART_INTERVAL_MS = 5 * 1000 };
 
 typedef __typeof__(((struct host_config *)0)->restore) restore_config;
 
@@ -19,6 +19,20 @@ static const struct field restore_fields[] = {
 };
 static const struct record_type restore_config_type = {
     .what = "restore", .size = sizeof(restore_config), .fields = restore_fields, .n_fields = ARRAY_LEN(restore_fields)
+};
+
+static const char *const on_change_words[] = { [ON_CHANGE_RESTART] = "restart", [ON_CHANGE_SHOW] = "show" };
+const struct enum_names on_change_names = { "what follows a change", on_change_words, ARRAY_LEN(on_change_words) };
+
+typedef __typeof__(((struct host_config *)0)->watch) watch_config;
+
+static const struct field watch_fields[] = {
+    { .key = "delete_grace", .kind = FIELD_CUSTOM, .codec = &codec_duration, .offset = offsetof(watch_config, delete_grace) },
+    { .key = "on_change", .kind = FIELD_ENUM, .names = &on_change_names, .offset = offsetof(watch_config, on_change) },
+    { .key = "restart_interval", .kind = FIELD_CUSTOM, .codec = &codec_duration, .offset = offsetof(watch_config, restart_interval) },
+};
+static const struct record_type watch_config_type = {
+    .what = "watch", .size = sizeof(watch_config), .fields = watch_fields, .n_fields = ARRAY_LEN(watch_fields)
 };
 
 typedef __typeof__(((struct host_config *)0)->vm_config) vm_config;
@@ -39,6 +53,7 @@ static const struct field host_config_fields[] = {
     { .key = "ports", .kind = FIELD_CUSTOM, .codec = &codec_port_range, .offset = offsetof(struct host_config, ports) },
     { .key = "limits", .kind = FIELD_OBJECT, .type = &host_limits_type, .offset = offsetof(struct host_config, limits) },
     { .key = "restore", .kind = FIELD_OBJECT, .type = &restore_config_type, .offset = offsetof(struct host_config, restore) },
+    { .key = "watch", .kind = FIELD_OBJECT, .type = &watch_config_type, .offset = offsetof(struct host_config, watch) },
     { .key = "vm_config", .kind = FIELD_OBJECT, .type = &vm_config_type, .offset = offsetof(struct host_config, vm_config) },
 };
 const struct record_type host_config_type = {
@@ -65,6 +80,9 @@ static int config_parse(const char *text, size_t len, struct host_config *config
     r = host_limits_check(&config->limits, err);
     if (r < 0)
         return r;
+    if (config->watch.delete_grace < DELETE_GRACE_MIN_MS)
+        return err_set(err, EINVAL, "bad-config",
+                       "/watch/delete_grace: expected \"1s\" or more: an editor that saves a spec may take it away for a moment");
     if (!config->vm_config.configs_dir && json_is_object(json_object_get(json, "vm_config")))
         return str_set(&config->vm_config.configs_dir, SPVM_CONFIGS_DIR);
     if (config->vm_config.configs_dir && config->vm_config.configs_dir[0] != '/')
@@ -74,30 +92,31 @@ static int config_parse(const char *text, size_t len, struct host_config *config
 
 int host_config_read(const char *config_dir, struct host_config *ret_config, struct err *err)
 {
-    struct host_config config = { .ports = PORT_RANGE_DEFAULT, .restore = { .mode = RESTORE_MODE_DEFAULT, .prefetch = true } };
+    struct host_config config = {
+        .ports = PORT_RANGE_DEFAULT,
+        .restore = { .mode = RESTORE_MODE_DEFAULT, .prefetch = true },
+        .watch = { .delete_grace = DELETE_GRACE_MS, .on_change = ON_CHANGE_RESTART, .restart_interval = RESTART_INTERVAL_MS },
+    };
+    const char *const *file = host_config_files;
     auto_free char *text = NULL;
-    const char *file = config_files[0];
     auto_fd int fd = -1;
     size_t len;
     int r;
 
     fd = open(config_dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    r = fd < 0 ? -errno : file_read(fd, file, CONFIG_MAX, &text, &len);
-    if (r == -ENOENT && fd >= 0) {
-        file = config_files[1];
-        r = file_read(fd, file, CONFIG_MAX, &text, &len);
-    }
-    if (r == -ENOENT) {
-        *ret_config = config;
-        return 0;
-    }
-    if (r < 0)
-        return err_set_errno(err, -r, "bad-config", "can't read %s/%s", config_dir, file);
-    r = config_parse(text, len, &config, err);
-    if (r < 0) {
-        host_config_clear(&config);
-        err_prefix(err, "%s/%s", config_dir, file);
-        return r;
+    r = fd < 0 ? -errno : file_read(fd, *file, CONFIG_MAX, &text, &len);
+    while (r == -ENOENT && fd >= 0 && file[1])
+        r = file_read(fd, *++file, CONFIG_MAX, &text, &len);
+    if (r < 0 && r != -ENOENT)
+        return err_set_errno(err, -r, "bad-config", "can't read %s/%s", config_dir, *file);
+    if (r >= 0) {
+        r = config_parse(text, len, &config, err);
+        if (r < 0) {
+            host_config_clear(&config);
+            err_prefix(err, "%s/%s", config_dir, *file);
+            return r;
+        }
+        config.found = true;
     }
     *ret_config = config;
     return 0;

@@ -17,6 +17,7 @@
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wait.h"
+#include "lib/manager/watch.h"
 #include "proto/disks.h"
 
 /* No VM can have such a name. */
@@ -290,6 +291,7 @@ static void done(struct job *job)
     struct vm *vm = f->vm;
 
     vm->forgetting = false;
+    watch_release(vm->manager);
     if (f->r < 0) {
         /* It stays as it is, to be tried again by the next delete or the next manager. */
         const char *why = err_is_set(&f->err) ? f->err.text : strerror(-f->r);
@@ -323,6 +325,7 @@ void forget_start(struct vm *vm)
         return;
     }
     vm->forgetting = true;
+    watch_hold(vm->manager);
     f->vm = vm_ref(vm);
     f->purge = vm->wanted.purge;
     f->job.run = run;

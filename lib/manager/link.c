@@ -13,6 +13,7 @@
 #include "lib/manager/events.h"
 #include "lib/manager/live.h"
 #include "lib/manager/records.h"
+#include "lib/manager/spec_edit.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wish.h"
 #include "lib/varlink/peer.h"
@@ -191,6 +192,9 @@ static void first_status(struct vm *vm, const json_t *status)
     wish_adopt(vm, json_u64(status, "incarnation"));
     link_take_status(vm, status);
     adopt_settled(vm);
+    /* Its spec may have been edited since it was launched, with nobody there to see it. */
+    vm->edit_due = true;
+    spec_edit_kick(vm->manager);
 }
 
 static void line_ended(struct vm *vm, int error);

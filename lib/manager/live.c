@@ -5,8 +5,8 @@
 #include "lib/base/log.h"
 #include "lib/manager/call.h"
 #include "lib/manager/compare.h"
+#include "lib/manager/launch_record.h"
 #include "lib/manager/link.h"
-#include "lib/manager/running_spec.h"
 #include "lib/manager/state.h"
 
 /* QEMU's monitor has QMP_TIMEOUT_MS for a step that hangs, and again for taking it back. */
@@ -56,14 +56,14 @@ static void note_run(struct job *job)
 {
     struct note *n = container_of(job, struct note, job);
 
-    n->r = running_spec_write(n->vm->manager->run_vms_fd, n->vm->name, n->native, n->digest);
+    n->r = launch_record_note_plan(n->vm->manager->run_vms_fd, n->vm->name, n->native, n->digest);
 }
 
 static void note_done(struct job *job)
 {
     struct note *n = container_of(job, struct note, job);
 
-    if (n->r < 0)
+    if (n->r < 0 && n->r != -ENOENT)
         log_vm_warning(n->vm->name, "can't write " FILE_SPEC ": %s", strerror(-n->r));
     json_decref(n->native);
     vm_unref(n->vm);
@@ -189,29 +189,47 @@ void live_begin_consume(struct plan_request *p, void (*done)(void *arg, struct v
     worker_add(p->vm->manager->reader, &l->job);
 }
 
+/* ---- planned anew ---- */
+
+struct change {
+    void (*done)(void *arg, struct vm *vm, const struct live_result *r);
+    void *arg;
+};
+
+static void planned(struct plan_request *p)
+{
+    struct vm *vm = p->vm;
+    struct change change = *(struct change *)p->arg;
+
+    free(p->arg);
+    if (p->r < 0 || vm->gone_from_registry || vm->manager->stopping) {
+        change.done(change.arg, vm, &(struct live_result){ .restart_needed = true, .id = p->err.id, .error = p->err.text });
+        plan_request_free(p);
+        return;
+    }
+    memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
+    live_begin_consume(p, change.done, change.arg);
+}
+
+void live_change(struct vm *vm, void (*done)(void *arg, struct vm *vm, const struct live_result *r), void *arg)
+{
+    struct change *c = calloc(1, sizeof(*c));
+
+    vm->live_due = false;
+    if (c)
+        *c = (struct change){ done, arg };
+    if (!c || plan_request(vm, PLAN_SHOW, planned, c) < 0) {
+        free(c);
+        done(arg, vm, &(struct live_result){ .restart_needed = true, .id = "no-memory", .error = "out of memory" });
+    }
+}
+
 /* ---- of our own accord ---- */
 
 /* What became of it is in the log. */
 static void tell_nobody(void *arg, struct vm *vm, const struct live_result *r) {}
 
-static void planned(struct plan_request *p)
-{
-    struct vm *vm = p->vm;
-
-    if (p->r < 0 || vm->gone_from_registry || vm->manager->stopping) {
-        plan_request_free(p);
-        return;
-    }
-    memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
-    live_begin_consume(p, tell_nobody, NULL);
-}
-
-void live_update(struct vm *vm)
-{
-    vm->live_due = false;
-    if (plan_request(vm, PLAN_SHOW, planned, NULL) < 0)
-        log_vm_error(vm->name, "out of memory: it goes on with its earlier plan");
-}
+void live_update(struct vm *vm) { live_change(vm, tell_nobody, NULL); }
 
 void live_check(struct vm *vm)
 {

@@ -15,6 +15,9 @@ struct live_result {
  * tried again when it can. */
 void live_begin_consume(struct plan_request *p, void (*done)(void *arg, struct vm *vm, const struct live_result *r), void *arg);
 
+/* Plans anew first. `done` is called once, at once or later. */
+void live_change(struct vm *vm, void (*done)(void *arg, struct vm *vm, const struct live_result *r), void *arg);
+
 /* Plans anew and does that; the result is logged. For whoever finds that a spec has changed. */
 void live_update(struct vm *vm);
 /* The VM's plan was made anew, so its two digests may differ: live_update() if they do. */

@@ -27,11 +27,15 @@
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/qemu_user.h"
 #include "lib/manager/registry.h"
+#include "lib/manager/rollout.h"
 #include "lib/manager/serve.h"
 #include "lib/manager/snapshot_task.h"
 #include "lib/manager/snapshots.h"
+#include "lib/manager/spec_edit.h"
+#include "lib/manager/spec_gone.h"
 #include "lib/manager/state.h"
 #include "lib/manager/warm.h"
+#include "lib/manager/watch.h"
 #include "proto/interfaces.h"
 
 enum {
@@ -237,6 +241,10 @@ static int make_parts(struct manager *m, struct err *err)
         r = worker_new(m->loop, 1, &m->archivist);
     if (r >= 0)
         r = worker_new(m->loop, 1, &m->verifier);
+    if (r >= 0)
+        r = watch_new(m);
+    if (r >= 0)
+        r = rollout_new(m);
     if (aside)
         log_error("allocations.json doesn't parse and was kept as %s: context ids, MAC addresses and ports are given anew", aside);
     if (gpus_aside)
@@ -248,6 +256,11 @@ static void on_signal(struct ev_loop *ev, ev_signal *w, int events)
 {
     struct manager *m = w->data;
 
+    if (w->signum == SIGHUP) {
+        log_info("told to look at the host config and the specs again");
+        watch_kick(m);
+        return;
+    }
     log_info("%s: leaving, all VMs run on", strsignal(w->signum));
     (void)sd_notify(0, "STOPPING=1");
     m->stopping = true;
@@ -301,6 +314,7 @@ static int set_up(struct manager *m, const struct manager_options *options, stru
     r = host_config_read(m->dirs.config, &m->config, err);
     if (r < 0)
         return r;
+    m->log_level_given = options->log_level >= 0;
     if (options->log_level >= 0)
         log_set_level((enum log_level)options->log_level);
     else if (m->config.log_level && log_level_from_string(m->config.log_level, &level) >= 0)
@@ -382,6 +396,19 @@ static void sweep(struct manager *m)
     }
 }
 
+static void begin_watching(struct manager *m)
+{
+    /* A restart that the last manager began goes on; the next one waits for its turn. */
+    map_foreach (m->vms, e) {
+        const struct vm *vm = map_value(e);
+
+        if (vm->presence == PRESENCE_SHIM && vm->wanted.wish == WANTED_RUNNING && vm->wanted.from > vm->incarnation)
+            rollout_wait(m);
+    }
+    spec_edit_kick(m);
+    watch_begin(m);
+}
+
 void serve_begin(struct manager *m)
 {
     struct err err = ERR_INIT;
@@ -404,6 +431,7 @@ void serve_begin(struct manager *m)
     gpu_move_sweep(m);
     (void)malloc_trim(0);
     planner_check(m);
+    begin_watching(m);
 }
 
 int manager_run(struct manager *m)
@@ -466,8 +494,10 @@ void manager_free(struct manager *m)
     stop_workers(m);
     warm_clear(m);
     follow_clear(m);
+    watch_free(m->watch);
     if (m->vms)
         registry_clear(m);
+    rollout_free(m->rollout);
     varlink_service_free(m->service);
     if (m->loop) {
         struct ev_loop *ev = loop_ev(m->loop);
@@ -476,6 +506,7 @@ void manager_free(struct manager *m)
             ev_signal_stop(ev, &m->signals[i]);
         ev_timer_stop(ev, &m->grace);
         ev_timer_stop(ev, &m->watchdog);
+        spec_gone_end(m);
     }
     loop_free(m->loop);
     varlink_interface_free(m->manager_interface);
@@ -491,6 +522,16 @@ void manager_free(struct manager *m)
     fd_close(m->specs_fd);
     fd_close(m->log_fd);
     fd_close(m->lock_fd);
+    spec_folder_clear(&m->specs);
+    free(m->specs_lost);
+    free(m->specs_empty);
+    while (m->old_configs) {
+        struct host_config *old = m->old_configs;
+
+        m->old_configs = old->older;
+        host_config_clear(old);
+        free(old);
+    }
     host_config_clear(&m->config);
     dirs_clear(&m->dirs);
     free(m->specs_dir);

@@ -20,7 +20,8 @@ struct manager_options {
  * who holds the lock, which folder can't be written, which key of the config is wrong. */
 int manager_new(const struct manager_options *options, struct manager **ret_manager, struct err *err);
 
-/* Adopts, serves, says READY=1, and returns 0 after SIGTERM, SIGINT or SIGHUP. No VM is stopped by that. */
+/* Adopts, serves, says READY=1, and returns 0 after SIGTERM or SIGINT. No VM is stopped by that. SIGHUP has the host config and the specs
+ * looked at again. */
 int manager_run(struct manager *m);
 
 /* Waits a moment for what is still being written. */

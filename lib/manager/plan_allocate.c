@@ -18,11 +18,11 @@ static uint64_t host_memory(void)
 }
 
 /* A file system that says nothing of itself has room. */
-static uint64_t disk_free(const struct manager *m)
+static uint64_t disk_free(const struct plan_request *p)
 {
     struct statvfs st;
 
-    if (m->config.limits.disk_reserve == 0 || fstatvfs(m->state_vms_fd, &st) < 0)
+    if (p->limits.disk_reserve == 0 || fstatvfs(p->vm->manager->state_vms_fd, &st) < 0)
         return UINT64_MAX;
     return (uint64_t)st.f_bavail * st.f_frsize;
 }
@@ -61,7 +61,7 @@ static int check_claims(struct plan_request *p, const struct spec *spec, bool sp
     struct manager *m = p->vm->manager;
     int limits, taken;
 
-    limits = admission_check_spec(&m->config.limits, spec, spvm, specs_collect_problem, p->problems);
+    limits = admission_check_spec(&p->limits, spec, spvm, specs_collect_problem, p->problems);
     taken = allocations_check(m->allocations, spec->name, &p->claims, spvm, specs_collect_problem, p->problems);
     if (limits + taken == 0)
         return 0;
@@ -79,14 +79,14 @@ static int take(struct plan_request *p, struct admission *admission)
 int plan_allocate(struct plan_request *p, struct spec *spec, bool spvm)
 {
     struct manager *m = p->vm->manager;
-    struct admission admission = { .limits = &m->config.limits, .host_memory = host_memory() };
+    struct admission admission = { .limits = &p->limits, .host_memory = host_memory() };
     int r;
 
     p->refusal = REFUSAL_NONE;
     claims_clear(&p->claims);
     if (p->use & (PLAN_TRY | PLAN_DRY))
-        return allocations_try(m->allocations, spec, &m->config.ports, &p->err);
-    r = allocations_give(m->allocations, spec, &m->config.ports, &p->err);
+        return allocations_try(m->allocations, spec, &p->ports, &p->err);
+    r = allocations_give(m->allocations, spec, &p->ports, &p->err);
     if (r < 0 || p->place.run)
         return r;
     r = claims_from_spec(spec, &p->claims);
@@ -94,7 +94,7 @@ int plan_allocate(struct plan_request *p, struct spec *spec, bool spvm)
         r = check_claims(p, spec, spvm);
     if (r < 0 || !(p->use & (PLAN_LAUNCH | PLAN_ADMIT)))
         return r;
-    admission.disk_free = disk_free(m);
+    admission.disk_free = disk_free(p);
     r = allocations_admit(m->allocations, spec->name, &p->claims, &admission, &p->err);
     if (r < 0)
         return r == -EDQUOT ? refuse(p, REFUSAL_BY_VMS, r) : r;

@@ -56,8 +56,8 @@ int plan_restore_machine(const struct manager *m, const struct wanted_restore *r
     return machine && qemu_capabilities_has_machine(capabilities, machine) ? str_set(&capabilities->machine, machine) : 0;
 }
 
-int plan_restore(const struct manager *m, const struct wanted_restore *restore, const char *qemu_version, struct plan *plan,
-                 struct err *err)
+int plan_restore(const struct manager *m, const struct wanted_restore *restore, bool prefetch, const char *qemu_version,
+                 struct plan *plan, struct err *err)
 {
     auto_snapshot_info struct snapshot_info info = { 0 };
     auto_hardware struct hardware hardware = { 0 };
@@ -84,7 +84,7 @@ int plan_restore(const struct manager *m, const struct wanted_restore *restore, 
     if (r < 0)
         return r;
     plan->restore.mode = mode;
-    plan->restore.prefetch = m->config.restore.prefetch;
-    plan->restore.record = m->config.restore.prefetch && mode == RESTORE_LAZY && !info.working_set;
+    plan->restore.prefetch = prefetch;
+    plan->restore.record = prefetch && mode == RESTORE_LAZY && !info.working_set;
     return 0;
 }

@@ -11,11 +11,11 @@
 #include "lib/host/host.h"
 #include "lib/manager/allocations.h"
 #include "lib/manager/frozen.h"
+#include "lib/manager/launch_record.h"
 #include "lib/manager/plan_allocate.h"
 #include "lib/manager/plan_restore.h"
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/qemu_user.h"
-#include "lib/manager/running_spec.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/qemu/resolve.h"
@@ -47,6 +47,7 @@ void plan_request_free(struct plan_request *p)
     claims_clear(&p->claims);
     gpu_wish_clear(&p->gpus);
     free(p->spec_file);
+    free(p->qemu_user);
     free(p->qemu_path);
     vm_unref(p->vm);
     free(p);
@@ -75,7 +76,7 @@ static int read_spec(struct plan_request *p, struct spec *ret_spec, bool *ret_sp
     r = p->given ? 0 : specs_read(p->vm->manager->specs_fd, p->spec_file, &json, &p->err);
     if (r < 0)
         return r;
-    if (p->use & PLAN_SHOW)
+    if (p->use & (PLAN_SHOW | PLAN_LAUNCH))
         p->spec = json_incref(json);
     reader.arg = p->problems = json_array();
     r = p->problems ? spec_load(json, &reader, &spec) : -ENOMEM;
@@ -179,7 +180,7 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
     auto_free char *qemu_img = NULL, *kvm_group = kvm_group_find();
     int r;
 
-    r = qemu_user_find(spec->qemu.user ? spec->qemu.user : p->vm->manager->config.qemu_user, &user, &p->err);
+    r = qemu_user_find(spec->qemu.user ? spec->qemu.user : p->qemu_user, &user, &p->err);
     if (r < 0)
         return r;
     in.user = user.name ? &user : NULL;
@@ -224,6 +225,24 @@ static int make_folders(struct plan_request *p)
     if (r >= 0)
         r = make_folder(m->log_fd, p->vm->name, m->dirs.log, &p->err);
     return r;
+}
+
+/* What the VM is launched with, for the day its spec is edited. Without it that day changes nothing by itself, which is no reason not to
+ * launch. */
+static void record_launch(const struct plan_request *p)
+{
+    struct launch_record record = {
+        .folder = p->vm->manager->specs_dir,
+        .file = p->spec_file,
+        .spec = p->spec,
+        .native = p->native,
+    };
+
+    memcpy(record.plan_digest, p->digest, sizeof(record.plan_digest));
+    int r = p->place.run ? 0 : launch_record_write(p->vm->manager->run_vms_fd, p->vm->name, &record);
+
+    if (r < 0)
+        log_vm_warning(p->vm->name, "can't write %s, so a later edit of its spec will only be shown: %s", FILE_SPEC, strerror(-r));
 }
 
 static int make_memfd(struct plan_request *p, const json_t *plan)
@@ -283,7 +302,7 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
     if (r >= 0)
         r = resolve(p, spec, &capabilities, &plan);
     if (r >= 0 && p->restore.vm)
-        r = plan_restore(p->vm->manager, &p->restore, capabilities.version, &plan, &p->err);
+        r = plan_restore(p->vm->manager, &p->restore, p->prefetch, capabilities.version, &plan, &p->err);
     else if (r >= 0 && (p->use & PLAN_LAUNCH))
         r = frozen_check(p->vm->manager, &plan, &p->err);
     if (r >= 0 && (p->use & PLAN_LAUNCH) && p->restore.vm && plan.restore.mode != p->restore.mode)
@@ -308,12 +327,8 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
         json_decref(steal_ptr(&p->native));
         r = spec_emit(spec, &p->native);
     }
-    if (r >= 0 && (p->use & PLAN_LAUNCH) && !p->place.run) {
-        int written = running_spec_write(p->vm->manager->run_vms_fd, p->vm->name, p->native, p->digest);
-
-        if (written < 0) /* it is for words alone */
-            log_vm_warning(p->vm->name, "can't write " FILE_SPEC ": %s", strerror(-written));
-    }
+    if (r >= 0 && (p->use & PLAN_LAUNCH))
+        record_launch(p);
     if (r >= 0 && (p->use & PLAN_SHOW))
         p->next = json_incref(json);
     return r;
@@ -414,10 +429,14 @@ struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*callba
     if (!p)
         return NULL;
     p->plan_fd = -1;
-    if (str_set(&p->spec_file, specs_file(vm, file)) < 0) {
+    if (str_set(&p->spec_file, specs_file(vm, file)) < 0 || str_set(&p->qemu_user, vm->manager->config.qemu_user) < 0) {
+        free(p->spec_file);
         free(p);
         return NULL;
     }
+    p->prefetch = vm->manager->config.restore.prefetch;
+    p->limits = vm->manager->config.limits;
+    p->ports = vm->manager->config.ports;
     p->vm = vm_ref(vm);
     p->use = use;
     p->contends = contends(vm, use);

@@ -4,12 +4,13 @@
 #include "lib/base/err.h"
 #include "lib/base/json.h"
 #include "lib/manager/gpus.h"
+#include "lib/manager/host_limits.h"
 #include "lib/manager/vm.h"
 #include "lib/manager/worker.h"
 #include "lib/spec/claims.h"
 
 enum plan_use {
-    PLAN_LAUNCH = 1 << 0, /* also make the VM's folders and a memfd of the plan */
+    PLAN_LAUNCH = 1 << 0, /* also make the VM's folders, a memfd of the plan, and a record of the spec (launch_record.h) */
     PLAN_SHOW = 1 << 1,   /* also keep the JSON of spec, running plan and next plan */
     PLAN_TRY = 1 << 2,    /* nothing is given out for it: whether it works is the question */
     PLAN_ADMIT = 1 << 3,  /* also look whether the host has room and ports for it, as for PLAN_LAUNCH */
@@ -33,12 +34,16 @@ struct plan_request {
     struct vm *vm; /* referenced */
     unsigned use;
     char *spec_file;
+    char *qemu_user; /* of the host config, as it was when this was asked for */
+    bool prefetch;   /* likewise: restore.prefetch */
     json_t *given;                 /* the spec to plan by instead of the file's, NULL: that; owned */
     struct wanted_restore restore; /* the snapshot to begin from; owned */
     struct plan_place place;       /* run NULL: the usual folders; owned */
     bool contends;                 /* it runs, is to run, or would at once: what others have it can't have */
     bool ephemeral;                /* the restore is for learning the working set */
-    char *qemu_path;               /* to be asked */
+    struct host_limits limits;     /* of the host config when it was made: it may be replaced meanwhile */
+    struct port_range ports;
+    char *qemu_path; /* to be asked */
     bool asked, features;          /* whether it was, and whether what it offers to confidential guests and devices is to be asked too */
     void (*done)(struct plan_request *p); /* frees with plan_request_free() */
     void *arg;

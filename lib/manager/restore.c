@@ -17,6 +17,7 @@
 #include "lib/manager/snapshots.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
+#include "lib/manager/watch.h"
 
 /* What a thread does for it. */
 struct restore_job {
@@ -373,6 +374,7 @@ static void written(struct job *job)
 
     for (size_t i = 0; i < r->n_targets && r->r >= 0; i++)
         r->r = wish(r, &r->targets[i]);
+    watch_release(r->manager);
     end(r, r->r);
 }
 
@@ -386,6 +388,7 @@ static void all_planned(struct restore *r)
     }
     if (plan_restore_mode(r->from.mode) != r->from.mode)
         (void)json_array_append_new(r->notes, json_string("HOLDFAST_UFFD=0: its memory is mapped from the snapshot, not served lazily"));
+    watch_hold(r->manager);
     begin_job(r, r->manager->writer, write_run, written);
 }
 

@@ -1,41 +1,15 @@
 #include "lib/manager/specs.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include "lib/base/fd.h"
 #include "lib/base/log.h"
 #include "lib/base/parse.h"
-#include "lib/manager/registry.h"
+#include "lib/manager/spec_gone.h"
+#include "lib/manager/spec_sync.h"
 #include "lib/manager/state.h"
 #include "lib/spec/load.h"
-
-#define SPEC_SUFFIX ".json"
-
-int specs_read(int specs_fd, const char *file, json_t **ret_json, struct err *err)
-{
-    auto_free char *text = NULL;
-    auto_fd int fd = -1;
-    struct stat st;
-    size_t len;
-    int r;
-
-    /* An operator may well keep specs elsewhere and link them here. */
-    fd = openat(specs_fd, file, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return err_set_errno(err, errno, errno == ENOENT ? "no-spec" : "bad-spec", "spec %s", file);
-    if (!S_ISREG(st.st_mode))
-        return err_set(err, EINVAL, "bad-spec", "spec %s is not a file", file);
-    r = fd_read_all(fd, RECORD_MAX, &text, &len);
-    if (r < 0)
-        return err_set_errno(err, -r, "bad-spec", "spec %s", file);
-    r = json_parse(text, len, ret_json, err);
-    if (r < 0)
-        err_prefix(err, "%s", file);
-    return r;
-}
 
 int specs_to_native(const json_t *json, json_t **ret_native)
 {
@@ -80,25 +54,29 @@ static void log_spec_warning(void *arg, const struct err *err)
     log_vm_warning(vm->name, "%s", err->text);
 }
 
-/* Name, "enabled" and restart policy are where they are in either form of a spec. */
-void specs_note(struct vm *vm, const json_t *spec)
+void specs_warn(const struct vm *vm, const json_t *spec)
 {
-    const json_t *enabled = json_object_get(spec, "enabled");
-    const char *policy = json_string_value(json_object_get(json_object_get(spec, "restart"), "policy"));
-    int p = policy ? enum_from_string(&restart_policy_names, policy) : RESTART_ON_FAILURE;
-
-    vm->has_spec = true;
-    vm->enabled = !json_is_false(enabled);
-    vm->policy = (uint8_t)(p < 0 ? RESTART_ON_FAILURE : p);
-    vm->check_due = true;
-    (void)spec_warnings(spec, &(struct spec_reader){ .warning = log_spec_warning, .arg = vm });
+    (void)spec_warnings(spec, &(struct spec_reader){ .warning = log_spec_warning, .arg = (void *)(uintptr_t)vm });
 }
 
-static void set_error(struct vm *vm, const char *text)
+void specs_note_facts(struct vm *vm, const char *digest, bool enabled, uint8_t policy)
 {
     vm->has_spec = true;
-    if (str_set(&vm->spec_error, text) >= 0)
-        log_vm_warning(vm->name, "%s", text);
+    vm->enabled = enabled;
+    vm->policy = policy;
+    vm->check_due = true;
+    memcpy(vm->spec_digest, digest, sizeof(vm->spec_digest));
+}
+
+void specs_note(struct vm *vm, const json_t *spec)
+{
+    char digest[17] = "";
+
+    (void)json_digest(spec, digest);
+    specs_note_facts(vm, digest, spec_json_enabled(spec), spec_json_policy(spec));
+    memcpy(vm->applied_digest, digest, sizeof(vm->applied_digest));
+    spec_gone_called_off(vm);
+    specs_warn(vm, spec);
 }
 
 static int note_file(struct vm *vm, const char *file)
@@ -107,18 +85,6 @@ static int note_file(struct vm *vm, const char *file)
 
     snprintf(buf, sizeof(buf), "%s" SPEC_SUFFIX, vm->name);
     return str_set(&vm->spec_file, streq(buf, file) ? NULL : file);
-}
-
-/* The same VM in a second file: which of them counts is not for us to guess. */
-static void duplicate(struct vm *vm, const char *file)
-{
-    char buf[VM_PATH_MAX];
-    auto_free char *text = NULL;
-
-    if (str_set(&vm->spec_second, file) < 0)
-        return;
-    if (str_format(&text, "its spec is in two files, %s and %s: remove one", specs_file(vm, buf), file) >= 0)
-        set_error(vm, text);
 }
 
 bool specs_is_twice(struct vm *vm)
@@ -142,64 +108,16 @@ bool specs_is_twice(struct vm *vm)
     return false;
 }
 
-static int scan_file(struct manager *m, const char *file)
-{
-    auto_free char *stem = strndup(file, strlen(file) - strlen(SPEC_SUFFIX));
-    auto_json json_t *json = NULL;
-    struct err err = ERR_INIT;
-    const char *name;
-    struct vm *vm;
-    int r;
-
-    if (!stem)
-        return -ENOMEM;
-    r = specs_read(m->specs_fd, file, &json, &err);
-    name = json_string_value(json_object_get(json, "name"));
-    if (r >= 0 && (!name || !name_is_valid(name)))
-        r = err_set(&err, EINVAL, "bad-spec", "%s: /name: expected " NAME_RULE, file);
-    if (r < 0)
-        name = stem;
-    if (!name_is_valid(name)) {
-        log_error("%s", err.text);
-        return 0;
-    }
-    vm = registry_get_or_add(m, name);
-    if (!vm)
-        return -ENOMEM;
-    if (vm->has_spec) {
-        duplicate(vm, file);
-        return 0;
-    }
-    if (r < 0)
-        set_error(vm, err.text);
-    else
-        specs_note(vm, json);
-    return note_file(vm, file);
-}
-
 int specs_scan(struct manager *m, struct err *err)
 {
-    int fd = fcntl(m->specs_fd, F_DUPFD_CLOEXEC, 3), r = 0;
-    const struct dirent *entry;
-    DIR *dir;
+    auto_spec_folder struct spec_folder folder = { 0 };
+    int r = spec_folder_scan(m->specs_fd, NULL, &folder, err);
 
-    dir = fd < 0 ? NULL : fdopendir(fd);
-    if (!dir) {
-        r = -errno;
-        fd_close(fd);
-        return err_set_errno(err, -r, "no-specs", "can't read %s", m->specs_dir);
+    if (r < 0) {
+        err_prefix(err, "%s", m->specs_dir);
+        return r;
     }
-    rewinddir(dir);
-    while (r >= 0 && (errno = 0, entry = readdir(dir))) {
-        size_t len = strlen(entry->d_name), suffix = strlen(SPEC_SUFFIX);
-
-        if (entry->d_name[0] != '.' && len > suffix && streq(entry->d_name + len - suffix, SPEC_SUFFIX))
-            r = scan_file(m, entry->d_name);
-    }
-    if (r >= 0 && errno)
-        r = -errno;
-    closedir(dir);
-    return r < 0 ? err_set_errno(err, -r, "no-specs", "can't read %s", m->specs_dir) : 0;
+    return spec_sync_begin_take(m, &folder);
 }
 
 void specs_collect_problem(void *arg, const struct err *err)

@@ -3,6 +3,7 @@
 
 #include "lib/base/err.h"
 #include "lib/base/json.h"
+#include "lib/manager/spec_folder.h"
 #include "lib/manager/vm.h"
 
 struct manager;
@@ -10,9 +11,6 @@ struct manager;
 /* Reads all names, and adds the VMs. A file that can't be read or parsed shows its VM (by the file's name) with the reason. Blocks: for the
  * start. */
 int specs_scan(struct manager *m, struct err *err);
-
-/* One file as JSON. -ENOENT, -EINVAL with line and column… Blocks; safe on any thread. */
-int specs_read(int specs_fd, const char *file, json_t **ret_json, struct err *err);
 
 /* A spec as a native one, whichever form it is written in. -EINVAL: what it means can't be told. May block, as specs_read(). */
 int specs_to_native(const json_t *json, json_t **ret_native);
@@ -26,8 +24,12 @@ bool specs_is_twice(struct vm *vm);
 /* Which other VM's spec is in the file that a new spec of `name` would be written to, or NULL. */
 const struct vm *specs_file_owner(const struct manager *m, const char *name);
 
-/* What the manager keeps of a spec that parses. */
+/* What the manager keeps of a spec that parses; of one that a command has written. */
 void specs_note(struct vm *vm, const json_t *spec);
+/* The same, of a look at its file. */
+void specs_note_facts(struct vm *vm, const char *digest, bool enabled, uint8_t policy);
+/* What is read in it but not followed is logged. */
+void specs_warn(const struct vm *vm, const json_t *spec);
 
 /* For spec_parse(): adds a Problem of io.holdfast.Manager to the array `arg`. */
 void specs_collect_problem(void *arg, const struct err *err);

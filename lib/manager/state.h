@@ -10,6 +10,7 @@
 #include "lib/loop/loop.h"
 #include "lib/manager/config.h"
 #include "lib/manager/manager.h"
+#include "lib/manager/spec_folder.h"
 #include "lib/manager/vm.h"
 #include "lib/manager/worker.h"
 #include "lib/varlink/idl.h"
@@ -43,11 +44,15 @@ struct shim_call;
 struct long_job;
 struct warm;
 struct subscriber;
+struct watch;
+struct rollout;
 
 struct manager {
     struct loop *loop;
     struct dirs dirs;
-    struct host_config config;
+    struct host_config config, *old_configs;
+    bool log_level_given; /* by the command line: the config's doesn't count */
+    bool reloading, reload_again;
     char *specs_dir; /* CONFIG/vms, or as the config says */
     char *shim_path;
     char *sysfs_root; /* NULL: the host's own */
@@ -74,6 +79,15 @@ struct manager {
     struct long_job *long_jobs; /* that may be called off */
     struct warm *warms;
     size_t events_pending; /* appends handed to the writer and not done */
+
+    struct watch *watch;
+    struct rollout *rollout;
+    struct spec_folder specs; /* as of the last look */
+    char *specs_lost;         /* why the folder of specs can't be believed, NULL: it can */
+    char *specs_empty;        /* it was found empty at the start, NULL: it wasn't, or isn't any more */
+    bool specs_away;          /* there is no such folder */
+    bool editing;             /* a VM's edited spec is being looked at */
+    ev_timer gone_timer;      /* the next VM whose spec is gone is to be stopped */
 
     size_t adopting; /* VMs whose shim was asked at start and has not answered */
     bool serving, stopping;

@@ -7,6 +7,8 @@
 #include "lib/base/log.h"
 #include "lib/manager/link.h"
 #include "lib/manager/reconcile.h"
+#include "lib/manager/rollout.h"
+#include "lib/manager/spec_gone.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wait.h"
 
@@ -172,6 +174,17 @@ static uint64_t vm_uptime_ms(const struct vm *vm)
     return now > vm->started_us ? (now - vm->started_us) / 1000 : 0;
 }
 
+/* Why it is what it is; what is about to be done with it comes first. */
+static json_t *reason_of(const struct vm *vm)
+{
+    auto_free char *gone = spec_gone_reason(vm), *restart = rollout_reason(vm);
+    const char *lost = !vm->has_spec || vm->gone != GONE_NO ? NULL : vm->manager->specs_lost;
+
+    if (gone && vm->gone == GONE_STOPPED && vm->reason)
+        return json_text(vm->reason);
+    return json_text(gone ? gone : restart ? restart : vm->reason ? vm->reason : vm->spec_error ? vm->spec_error : lost);
+}
+
 json_t *vm_to_wire(const struct vm *vm)
 {
     bool lives = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN;
@@ -183,7 +196,7 @@ json_t *vm_to_wire(const struct vm *vm)
                      (json_int_t)vm->restarts, "uptime_ms", (json_int_t)vm_uptime_ms(vm), "shim_pid",
                      vm->shim_pid > 0 ? json_integer(vm->shim_pid) : NULL, "qemu_pid", vm->qemu_pid > 0 ? json_integer(vm->qemu_pid) : NULL,
                      "last_exit", vm->last_exit ? exit_to_wire(vm->last_exit) : NULL, "enabled", (int)vm->enabled, "changed", (int)changed,
-                     "reason", json_text(vm->reason ? vm->reason : vm->spec_error));
+                     "reason", reason_of(vm));
 }
 
 void vm_timer_start(struct vm *vm, enum vm_timer use, uint64_t ms)
@@ -209,6 +222,7 @@ static void settle(void *arg) { reconcile_vm(arg); }
 void vm_changed(struct vm *vm)
 {
     waiters_check(vm);
+    rollout_check(vm);
     loop_defer(vm->manager->loop, &vm->settle, settle, vm);
 }
 

@@ -41,6 +41,7 @@ static void exchange(struct wanted *to, struct wanted *from)
     to->timeout_ms = from->timeout_ms;
     to->deleting = from->deleting;
     to->purge = from->purge;
+    to->by_spec = from->by_spec;
     to->restore = from->restore;
     was.seen = 0;
     was.seen_boot = NULL;
@@ -126,6 +127,7 @@ uint32_t wish_change(struct vm *vm, const struct wish_change *change)
         .timeout_ms = change->timeout_ms,
         .deleting = change->deleting,
         .purge = change->purge,
+        .by_spec = change->by_spec,
     };
 
     if (wanted_restore_set(&wanted.restore, change->restore) < 0) {
@@ -194,7 +196,9 @@ void wish_adopt(struct vm *vm, uint64_t incarnation)
 
 void wish_default(struct vm *vm)
 {
-    if (vm->has_wanted)
+    /* Stopped because the spec said so, which it doesn't any more. */
+    if (vm->has_wanted && !(vm->wanted.by_spec && vm->wanted.wish == WANTED_STOPPED && vm->has_spec && vm->enabled && !vm->spec_second &&
+                            !vm->unclear && !vm->wanted.deleting))
         return;
     if (vm->unclear)
         wish_change(vm, &(struct wish_change){ .wish = WANTED_STOPPED, .keep = true });

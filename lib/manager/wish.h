@@ -9,6 +9,7 @@ struct wish_change {
     bool force;
     uint64_t timeout_ms;
     bool deleting, purge;
+    bool by_spec; /* not a command's wish */
     const struct wanted_restore *restore; /* how that life begins, copied; NULL: it boots */
     bool keep;                            /* stays in force in memory should it not be writable: for wishes to run */
 };
@@ -36,5 +37,5 @@ void wish_note_state(struct vm *vm, uint64_t incarnation, enum vm_state state);
 /* A VM that lives and of which nobody wrote a wish is wished to live on: never destroy on ignorance. */
 void wish_adopt(struct vm *vm, uint64_t incarnation);
 
-/* A VM of which nothing lives and nobody wrote a wish: its spec says. */
+/* A VM of which nothing lives and nobody wrote a wish, or one that its spec did: its spec says. */
 void wish_default(struct vm *vm);

@@ -1,0 +1,212 @@
+#include "lib/manager/rollout.h"
+
+#include <errno.h>
+
+#include "lib/base/clock.h"
+#include "lib/base/log.h"
+#include "lib/base/util.h"
+#include "lib/manager/planner.h"
+#include "lib/manager/reconcile.h"
+#include "lib/manager/state.h"
+#include "lib/manager/wait.h"
+#include "lib/manager/wish.h"
+
+struct rollout {
+    struct manager *manager;
+    struct vm *current; /* being restarted; a reference */
+    uint64_t turns;     /* given out so far */
+    uint64_t next_us;   /* no restart before this */
+    ev_timer timer;
+    struct deferred next;
+};
+
+static void next(void *arg);
+
+static void on_timer(struct ev_loop *ev, ev_timer *timer, int events) { next(container_of(timer, struct rollout, timer)); }
+
+static void kick(struct rollout *r) { loop_defer(r->manager->loop, &r->next, next, r); }
+
+int rollout_new(struct manager *m)
+{
+    struct rollout *r = calloc(1, sizeof(*r));
+
+    if (!r)
+        return -ENOMEM;
+    r->manager = m;
+    ev_init(&r->timer, on_timer);
+    m->rollout = r;
+    return 0;
+}
+
+void rollout_free(struct rollout *r)
+{
+    if (!r)
+        return;
+    ev_timer_stop(loop_ev(r->manager->loop), &r->timer);
+    loop_undefer(&r->next);
+    if (r->current)
+        vm_unref(r->current);
+    free(r);
+}
+
+static void sleep_until_next(struct rollout *r)
+{
+    struct ev_loop *ev = loop_ev(r->manager->loop);
+    uint64_t now = clock_mono_us();
+
+    ev_timer_stop(ev, &r->timer);
+    ev_now_update(ev);
+    ev_timer_set(&r->timer, r->next_us > now ? (double)(r->next_us - now) / 1e6 : 0., 0.);
+    ev_timer_start(ev, &r->timer);
+}
+
+static void end_turn(struct rollout *r, bool restarted)
+{
+    struct vm *vm = steal_ptr(&r->current);
+
+    if (restarted)
+        r->next_us = clock_mono_us() + r->manager->config.watch.restart_interval * 1000;
+    vm_unref(vm);
+    kick(r);
+}
+
+static void restarted(void *arg, struct vm *vm, const struct err *err)
+{
+    struct rollout *r = arg;
+
+    if (r->current != vm) /* the manager ends */
+        return;
+    if (err)
+        log_vm_warning(vm->name, "not restarted for its edited spec: %s", err->text);
+    else
+        log_vm_info(vm->name, "restarted for its edited spec");
+    end_turn(r, true);
+}
+
+/* It is to come back by the spec it has then, and one restart is all it takes. */
+static bool is_moot(const struct vm *vm)
+{
+    return vm->gone_from_registry || vm->wanted.deleting || vm->wanted.wish != WANTED_RUNNING || (vm->presence == PRESENCE_GONE) ||
+           vm->wanted.from > vm->incarnation;
+}
+
+/* A paused guest, or one that is being restored or has just been begun, is not taken down under its user's hands. */
+static bool is_ready(const struct vm *vm)
+{
+    return vm->presence == PRESENCE_SHIM && vm->answered && !vm->launch && !vm->spec_second && vm->has_spec &&
+           (vm->view == STATE_RUNNING || vm->view == STATE_BACKOFF) && !wish_restore_is_due(vm) && !wish_restore_is_open(vm);
+}
+
+/* What couldn't be started again isn't stopped in the first place. */
+static void planned(struct plan_request *p)
+{
+    struct rollout *r = p->arg;
+    struct vm *vm = p->vm;
+    bool same = streq(p->digest, vm->plan_digest);
+
+    if (r->manager->stopping) {
+        plan_request_free(p);
+        return;
+    }
+    if (p->r < 0)
+        log_vm_warning(vm->name, "not restarted for its edited spec, since it could not be started again: %s", p->err.text);
+    if (p->r < 0 || same || is_moot(vm)) {
+        vm->restart_turn = 0;
+        end_turn(r, false);
+    } else if (!is_ready(vm)) { /* it keeps its turn */
+        end_turn(r, false);
+    } else {
+        uint64_t from = vm->incarnation + 1;
+        uint32_t write;
+
+        vm->restart_turn = 0;
+        log_vm_info(vm->name, "is restarted for its edited spec");
+        vm->stop_due = true;
+        reconcile_fresh(vm);
+        write = wish_change(vm, &(struct wish_change){ .wish = WANTED_RUNNING, .from = from });
+        wait_begin_told(vm, &(struct wait_for){ .kind = WAIT_STARTED, .target = from, .written = true, .write = write }, restarted, r);
+        vm_changed(vm);
+    }
+    plan_request_free(p);
+}
+
+static struct vm *pick(const struct manager *m)
+{
+    struct vm *first = NULL;
+
+    map_foreach (m->vms, e) {
+        struct vm *vm = map_value(e);
+
+        if (vm->restart_turn == 0)
+            continue;
+        if (is_moot(vm))
+            vm->restart_turn = 0;
+        else if (is_ready(vm) && (!first || vm->restart_turn < first->restart_turn))
+            first = vm;
+    }
+    return first;
+}
+
+static void next(void *arg)
+{
+    struct rollout *r = arg;
+    struct vm *vm;
+
+    if (r->current || r->manager->stopping || !(vm = pick(r->manager)))
+        return;
+    if (r->next_us > clock_mono_us()) {
+        sleep_until_next(r);
+        return;
+    }
+    r->current = vm_ref(vm);
+    if (plan_request(vm, 0, planned, r) < 0) {
+        vm_unref(steal_ptr(&r->current));
+        r->next_us = clock_mono_us() + r->manager->config.watch.restart_interval * 1000 + 1;
+        sleep_until_next(r);
+    }
+}
+
+void rollout_add(struct vm *vm)
+{
+    struct rollout *r = vm->manager->rollout;
+
+    if (vm->restart_turn == 0) {
+        vm->restart_turn = ++r->turns;
+        log_vm_info(vm->name, "its edited spec needs a restart");
+    }
+    kick(r);
+}
+
+void rollout_drop(struct vm *vm)
+{
+    if (vm->restart_turn)
+        log_vm_info(vm->name, "its spec is what it runs by again: not restarted");
+    vm->restart_turn = 0;
+}
+
+void rollout_check(struct vm *vm)
+{
+    if (vm->restart_turn)
+        kick(vm->manager->rollout);
+}
+
+void rollout_wait(struct manager *m)
+{
+    m->rollout->next_us = clock_mono_us() + m->config.watch.restart_interval * 1000;
+}
+
+char *rollout_reason(const struct vm *vm)
+{
+    const struct rollout *r = vm->manager->rollout;
+    char *text = NULL;
+
+    if (vm->restart_turn == 0)
+        return NULL;
+    if (vm->view == STATE_PAUSED)
+        (void)str_set(&text, "its spec was edited: it is restarted once it is resumed");
+    else if (r->current && r->current != vm)
+        (void)str_format(&text, "its spec was edited: it is restarted after %s", r->current->name);
+    else
+        (void)str_set(&text, "its spec was edited: it is about to be restarted");
+    return text;
+}
