@@ -18,6 +18,7 @@ struct apply {
     const struct invocation *in;
     struct varlink_client *client;
     struct strv starting; /* the VMs to wait for */
+    struct strv restarting; /* with --restart: those that run by an earlier spec */
     struct map *changes;  /* VM → json_t of its Apply reply */
     json_t *results;      /* with --json: those that aren't waited for */
     enum outcome outcome;
@@ -68,8 +69,13 @@ static char *live_hint(const json_t *change)
 static void applied(struct apply *a, const struct spec_file *f, const json_t *reply)
 {
     const char *name = member_text(reply, "name");
+    bool restart = a->in->restart && f->spec.enabled && json_is_true(json_object_get(reply, "restart_needed"));
 
-    if (f->spec.enabled && !a->in->no_wait) {
+    if (restart) {
+        if (map_put(a->changes, name, json_incref((json_t *)(uintptr_t)reply)) < 0)
+            must(NULL);
+        strv_push(&a->restarting, name);
+    } else if (f->spec.enabled && !a->in->no_wait) {
         if (map_put(a->changes, name, json_incref((json_t *)(uintptr_t)reply)) < 0)
             must(NULL);
         strv_push(&a->starting, name);
@@ -146,6 +152,17 @@ static char *told(const struct invocation *in, const char *name, const json_t *r
     return line;
 }
 
+static char *told_restarted(const struct invocation *in, const char *name, const json_t *reply, uint64_t took_ms, void *arg)
+{
+    const struct apply *a = arg;
+    auto_free char *state = change_told_state(in, name, reply, took_ms, NULL);
+    char *line = NULL;
+
+    if (str_format(&line, "%s, restarted: %s", member_text(map_get(a->changes, name), "change"), state) < 0)
+        must(NULL);
+    return line;
+}
+
 /* The results of the starts, with what Apply had said before. */
 static void complete_results(const struct apply *a)
 {
@@ -177,6 +194,25 @@ static void wait_for_starts(struct apply *a)
         a->outcome = outcome_merge(a->outcome, change_run(a->in, &change, strv_argv(&a->starting), a->starting.n));
 }
 
+/* One after the other, so that never all of them are down. */
+static void restart_in_turn(struct apply *a)
+{
+    const struct change change = {
+        .method = "Restart",
+        .doing = "restarting",
+        .timeout_ms = a->in->timeout_ms,
+        .wait = !a->in->no_wait,
+        .told = told_restarted,
+        .arg = a,
+        .results = a->results,
+    };
+
+    if (a->restarting.failed)
+        must(NULL);
+    for (size_t i = 0; i < a->restarting.n; i++)
+        a->outcome = outcome_merge(a->outcome, change_run(a->in, &change, strv_argv(&a->restarting) + i, 1));
+}
+
 static enum outcome run(const struct invocation *in)
 {
     if (in->dry_run)
@@ -192,6 +228,7 @@ static enum outcome run(const struct invocation *in)
     for (size_t i = 0; i < paths.n && !a.away; i++)
         apply_one(&a, paths.items[i], names);
     wait_for_starts(&a);
+    restart_in_turn(&a);
     if (a.results) {
         complete_results(&a);
         put_json(a.results);
@@ -200,6 +237,7 @@ static enum outcome run(const struct invocation *in)
         json_decref(map_value(e));
     map_free(a.changes);
     strv_clear(&a.starting);
+    strv_clear(&a.restarting);
     json_decref(a.results);
     varlink_client_free(a.client);
     return a.outcome;
@@ -208,6 +246,8 @@ static enum outcome run(const struct invocation *in)
 static const struct flag flags[] = {
     { "dry-run", 0, FLAG_SET, NULL, "only show what would be done, as diff does", offsetof(struct invocation, dry_run), NULL },
     FLAG_NO_WAIT,
+    { "restart", 0, FLAG_SET, NULL, "restart VMs that run by an earlier spec, one after the other", offsetof(struct invocation, restart),
+      NULL },
     { "timeout", 't', FLAG_DURATION, "DURATION", "wait no longer than this; the start goes on", offsetof(struct invocation, timeout_ms),
       NULL },
     FLAGS_END,
@@ -221,8 +261,9 @@ const struct verb verb_apply = {
     .details =
         "FILE may be a folder (all its *.json) or - for standard input. A spec with mistakes changes nothing, and the others are\n"
         "applied all the same. Of a VM that runs, forwards, health probes, restart policy, stop time and log limits are changed at once; with any\n"
-        "other difference it goes on with its earlier spec until it is restarted (see: vmctl diff).",
-    .example = "vmctl apply web.json\nvmctl apply /srv/vms --dry-run\nvmctl apply /srv/vms",
+        "other difference it goes on with its earlier spec until it is restarted (see: vmctl diff);\n"
+        "with --restart that is done here.",
+    .example = "vmctl apply web.json\nvmctl apply /srv/vms --dry-run\nvmctl apply /srv/vms --restart",
     .flags = flags,
     .takes = TAKES_FILES,
     .min_args = 1,

@@ -109,7 +109,7 @@ static int take_lock(struct manager *m, struct err *err)
 /* ---- folders ---- */
 
 /* Makes and opens base[/sub]. What is made there later belongs to the managing group, too: the set-group-id bit, inode(7). */
-static int open_folder(const struct manager *m, const char *base, const char *sub, int *ret_fd, struct err *err)
+static int open_folder(const struct manager *m, const char *base, const char *sub, bool may_link, int *ret_fd, struct err *err)
 {
     auto_free char *path = NULL;
     auto_fd int fd = -1;
@@ -122,9 +122,10 @@ static int open_folder(const struct manager *m, const char *base, const char *su
     r = dir_make(path, FOLDER_MODE, err);
     if (r < 0)
         return r;
-    fd = dir_open(AT_FDCWD, path);
+    /* One's own folder may well be a link: what is in it is looked after by its owner. Those with our records may not. */
+    fd = may_link ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : dir_open(AT_FDCWD, path);
     if (fd < 0)
-        return err_set_errno(err, -fd, "no-folder", "can't open %s", path);
+        return err_set_errno(err, may_link ? errno : -fd, "no-folder", "can't open %s", path);
     if (faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) < 0)
         return err_set_errno(err, errno, "no-folder", "can't write in %s", path);
     if (m->group != (gid_t)-1 && fstat(fd, &st) == 0 && st.st_gid != m->group) {
@@ -140,19 +141,20 @@ static int open_folders(struct manager *m, struct err *err)
     const struct {
         const char *base, *sub;
         int *fd;
+        bool may_link;
     } folders[] = {
-        { m->dirs.run, NULL, &m->run_fd },
-        { m->dirs.run, FOLDER_VMS, &m->run_vms_fd },
-        { m->dirs.state, NULL, &m->state_fd },
-        { m->dirs.state, FOLDER_VMS, &m->state_vms_fd },
-        { m->dirs.log, NULL, &m->log_fd },
-        { m->specs_dir, NULL, &m->specs_fd },
-        { m->dirs.state, FOLDER_SNAPSHOTS, &m->snapshots_fd },
+        { m->dirs.run, NULL, &m->run_fd, false },
+        { m->dirs.run, FOLDER_VMS, &m->run_vms_fd, false },
+        { m->dirs.state, NULL, &m->state_fd, false },
+        { m->dirs.state, FOLDER_VMS, &m->state_vms_fd, false },
+        { m->dirs.log, NULL, &m->log_fd, false },
+        { m->specs_dir, NULL, &m->specs_fd, true },
+        { m->dirs.state, FOLDER_SNAPSHOTS, &m->snapshots_fd, false },
     };
     int r = 0;
 
     for (size_t i = 0; i < ARRAY_LEN(folders) && r >= 0; i++) {
-        r = open_folder(m, folders[i].base, folders[i].sub, folders[i].fd, err);
+        r = open_folder(m, folders[i].base, folders[i].sub, folders[i].may_link, folders[i].fd, err);
         if (r >= 0 && i == 0)
             r = take_lock(m, err); /* before anything else is touched */
     }

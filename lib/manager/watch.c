@@ -222,6 +222,9 @@ static void take(struct watch *w, struct look *l)
         spec_sync_lost(m, "the folder of specs is empty, and not the one that had them", false);
     else
         spec_sync_take(m, &l->folder);
+    /* Now that it is watched: what is written from here on has an event of its own. */
+    if (l->due & WATCH_CONFIG)
+        reload_begin(m);
     set_poll(w);
 }
 
@@ -257,8 +260,6 @@ static void begin_look(struct watch *w)
         schedule(w, 0, SETTLE_MS);
         return;
     }
-    if (w->due & WATCH_CONFIG)
-        reload_begin(m);
     l = calloc(1, sizeof(*l));
     if (!l || str_set(&l->specs_dir, m->specs_dir) < 0 || str_set(&l->config_dir, m->dirs.config) < 0) {
         if (l) {
@@ -298,7 +299,7 @@ int watch_new(struct manager *m)
 void watch_begin(struct manager *m)
 {
     m->watch->begun = true;
-    schedule(m->watch, WATCH_PATHS | WATCH_SPECS, 0);
+    schedule(m->watch, WATCH_PATHS | WATCH_SPECS | WATCH_CONFIG, 0);
 }
 
 void watch_free(struct watch *w)
