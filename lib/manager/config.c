@@ -55,6 +55,7 @@ static const struct field host_config_fields[] = {
     { .key = "restore", .kind = FIELD_OBJECT, .type = &restore_config_type, .offset = offsetof(struct host_config, restore) },
     { .key = "watch", .kind = FIELD_OBJECT, .type = &watch_config_type, .offset = offsetof(struct host_config, watch) },
     { .key = "vm_config", .kind = FIELD_OBJECT, .type = &vm_config_type, .offset = offsetof(struct host_config, vm_config) },
+    { .key = "images", .kind = FIELD_OBJECT, .type = &images_config_type, .offset = offsetof(struct host_config, images) },
 };
 const struct record_type host_config_type = {
     .what = "host config",
@@ -83,6 +84,9 @@ static int config_parse(const char *text, size_t len, struct host_config *config
     if (config->watch.delete_grace < DELETE_GRACE_MIN_MS)
         return err_set(err, EINVAL, "bad-config",
                        "/watch/delete_grace: expected \"1s\" or more: an editor that saves a spec may take it away for a moment");
+    r = images_config_check(&config->images, err);
+    if (r < 0)
+        return r;
     if (!config->vm_config.configs_dir && json_is_object(json_object_get(json, "vm_config")))
         return str_set(&config->vm_config.configs_dir, SPVM_CONFIGS_DIR);
     if (config->vm_config.configs_dir && config->vm_config.configs_dir[0] != '/')
@@ -96,6 +100,7 @@ int host_config_read(const char *config_dir, struct host_config *ret_config, str
         .ports = PORT_RANGE_DEFAULT,
         .restore = { .mode = RESTORE_MODE_DEFAULT, .prefetch = true },
         .watch = { .delete_grace = DELETE_GRACE_MS, .on_change = ON_CHANGE_RESTART, .restart_interval = RESTART_INTERVAL_MS },
+        .images = IMAGES_CONFIG_DEFAULTS,
     };
     const char *const *file = host_config_files;
     auto_free char *text = NULL;

@@ -7,6 +7,7 @@
 #include "lib/base/err.h"
 #include "lib/base/record.h"
 #include "lib/base/util.h"
+#include "lib/images/config.h"
 #include "lib/manager/host_limits.h"
 #include "proto/states.h"
 
@@ -39,6 +40,7 @@ struct host_config {
         char *configs_dir;          /* absolute: the folder of specs, NULL: CONFIG/vms */
         char *authorized_keys_file; /* not used by this version */
     } vm_config;                    /* of the sp-vm watchdog */
+    struct images_config images;    /* of holdfast-imaged, which reads it by itself */
 };
 extern const struct record_type host_config_type;
 
