@@ -26,6 +26,7 @@ struct image_source {
     char **hosts;        /* that redirects and an index may lead to, beside the url's own; "*.example.org" is all below it */
     char *public_key;    /* minisign(1); NULL: signatures aren't asked for */
     char *path;          /* folder: absolute */
+    bool flat;           /* not of the config: `path` is the release itself, for an import */
     char **command;      /* command, or the files of github-releases */
     uint64_t timeout_ms; /* of one run of the command; 0: none */
 };
