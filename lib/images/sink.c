@@ -176,21 +176,26 @@ int sink_set_validator(struct sink *s, const char *validator)
     return file_write(s->folder_fd, s->validator_file, validator, strlen(validator), FILE_MODE, FILE_ATOMIC);
 }
 
+int sink_check_space(int folder_fd, uint64_t bytes, uint64_t margin, struct err *err)
+{
+    struct statvfs fs;
+    uint64_t free_bytes;
+
+    if (fstatvfs(folder_fd, &fs) < 0)
+        return err_set_errno(err, errno, "no-space", "how much room the disk has");
+    free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (free_bytes >= bytes + margin)
+        return 0;
+    return err_set(err, ENOSPC, "no-space",
+                   "not enough room on the disk: %llu MiB are still to come, %llu MiB are free, of which %llu MiB must stay free",
+                   (unsigned long long)(bytes >> 20), (unsigned long long)(free_bytes >> 20), (unsigned long long)(margin >> 20));
+}
+
 static int check_space(const struct sink *s, struct err *err)
 {
-    uint64_t margin = s->task->config->margin, left = s->size > s->offset ? s->size - s->offset : 0, free_bytes;
-    struct statvfs fs;
+    uint64_t left = s->size > s->offset ? s->size - s->offset : 0;
 
-    if (s->unpacker)
-        left += s->file->unpacked_size;
-    if (fstatvfs(s->folder_fd, &fs) < 0)
-        return err_set_errno(err, errno, "no-space", "%s", s->file->filename);
-    free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-    if (free_bytes >= left + margin)
-        return 0;
-    return err_set(err, ENOSPC, "no-space", "%s: %llu MiB are still to come, the disk has %llu MiB free, and %llu MiB must stay free",
-                   s->file->filename, (unsigned long long)(left >> 20), (unsigned long long)(free_bytes >> 20),
-                   (unsigned long long)(margin >> 20));
+    return sink_check_space(s->folder_fd, left + (s->unpacker ? s->file->unpacked_size : 0), s->task->config->margin, err);
 }
 
 int sink_set_size(struct sink *s, uint64_t size, struct err *err)

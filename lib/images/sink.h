@@ -31,6 +31,8 @@ int sink_set_validator(struct sink *s, const char *validator);
 /* The file's size is now known, or said again: another one than the manifest's is -EBADMSG; so little room on the disk that it
  * can't be held is -ENOSPC. */
 int sink_set_size(struct sink *s, uint64_t size, struct err *err);
+/* Whether the folder's disk has room for that many bytes more, with `margin` to spare. -ENOSPC with id "no-space". */
+int sink_check_space(int folder_fd, uint64_t bytes, uint64_t margin, struct err *err);
 /* Begins anew: what was there was of another file, or damaged. */
 int sink_restart(struct sink *s, struct err *err);
 /* -EBADMSG: it becomes more than it may be, or can't be unpacked; -ENOSPC; -ECANCELED. */
