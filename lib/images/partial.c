@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "lib/base/fd.h"
@@ -79,16 +80,51 @@ int partial_forget(int folder_fd) { return unlinkat(folder_fd, FILE_PARTIAL, 0) 
 
 int partial_folder_name(const char *version, char **ret_name) { return str_format(ret_name, PARTIAL_PREFIX "%s", version); }
 
+/* The lock of a folder that still has its name: one who discards it takes the lock first. */
+static int open_locked(int name_fd, const char *folder)
+{
+    auto_fd int fd = dir_open(name_fd, folder);
+    struct stat st;
+
+    if (fd < 0)
+        return fd;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return errno == EWOULDBLOCK ? -EBUSY : -errno;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    return st.st_nlink == 0 ? -ENOENT : steal_fd(&fd);
+}
+
 int partial_open(int name_fd, const char *version)
 {
-    auto_free char *name = NULL;
-    int r = partial_folder_name(version, &name);
+    auto_free char *folder = NULL;
+    int r = partial_folder_name(version, &folder);
 
     if (r < 0)
         return r;
-    if (mkdirat(name_fd, name, FOLDER_MODE) < 0 && errno != EEXIST)
-        return -errno;
-    return dir_open(name_fd, name);
+    do {
+        if (mkdirat(name_fd, folder, FOLDER_MODE) < 0 && errno != EEXIST)
+            return -errno;
+        r = open_locked(name_fd, folder);
+    } while (r == -ENOENT);
+    return r;
+}
+
+int image_partial_discard(const struct image_store *store, const char *name, const char *version)
+{
+    auto_fd int fd = image_name_is_valid(name) && image_version_is_valid(version) ? dir_open(store->fd, name) : -ENOENT, locked = -1;
+    auto_free char *folder = NULL;
+    int r;
+
+    if (fd < 0)
+        return fd == -ENOENT ? 0 : fd;
+    r = partial_folder_name(version, &folder);
+    if (r < 0)
+        return r;
+    locked = open_locked(fd, folder);
+    if (locked < 0)
+        return locked == -ENOENT ? 0 : locked;
+    return dir_remove_tree(fd, folder);
 }
 
 int image_partial_remove(const struct image_store *store, const char *name, const char *version)

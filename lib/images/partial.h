@@ -10,5 +10,5 @@ int partial_write(int folder_fd, const struct image_partial *partial);
 /* Once it is finished. */
 int partial_forget(int folder_fd);
 int partial_folder_name(const char *version, char **ret_name);
-/* Made when it isn't there. `name_fd`: STATE/images/NAME. The fd. */
+/* Made when it isn't there, and locked. `name_fd`: STATE/images/NAME. The fd; -EBUSY: another pull has it. */
 int partial_open(int name_fd, const char *version);

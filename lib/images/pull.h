@@ -30,7 +30,9 @@ void image_partials_clear(struct image_partials *partials);
 
 /* All unfinished pulls; what can't be read is passed over. */
 int image_partials_list(const struct image_store *store, const char *name, struct image_partials *ret_partials);
-/* Removes what of a pull is here; one that isn't there is fine. Not while it runs. */
+/* Removes what of a pull is here; one that isn't there is fine. -EBUSY: it runs. */
+int image_partial_discard(const struct image_store *store, const char *name, const char *version);
+/* The same for the pull itself. */
 int image_partial_remove(const struct image_store *store, const char *name, const char *version);
 
 struct image_pull {
