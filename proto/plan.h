@@ -28,6 +28,7 @@ enum plan_fd {
     PLAN_FD_VSOCK = 14,
     PLAN_FD_NETWORK = 16, /* to 23 */
     PLAN_FD_SEV = 24,     /* /dev/sev */
+    PLAN_FD_RELEASE = 25, /* folder of the image's release, locked against being deleted for as long as QEMU lives */
     /* Not for QEMU to use, but to be found in it by a shim that takes a dead one's place. */
     PLAN_FD_PAGES = 30,   /* which pages of a snapshot are in (shim/memory/pager.h) */
     PLAN_FD_IMAGE = 31,   /* the snapshot's memory.raw, locked against being deleted */

@@ -57,6 +57,7 @@ enum file_kind {
     FILE_REOPENED, /* for reading; QEMU opens it once more as /proc/self/fd/N, so it gets a copy when its user may not read the file */
     FILE_TAP,      /* the tap device of that name */
     FILE_VFIO,     /* the character device that vfio-pci made of the PCI device whose folder in sysfs that is */
+    FILE_IN_USE,   /* a folder, flocked shared: whoever would delete it sees that it is in use; nothing is read from it */
 };
 extern const struct enum_names file_kind_names;
 

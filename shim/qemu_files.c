@@ -5,6 +5,7 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
@@ -99,6 +100,16 @@ static int open_vfio(const char *device)
     return fd < 0 ? -errno : fd;
 }
 
+/* Whoever deletes the folder locks it exclusively first. */
+static int open_in_use(const char *path)
+{
+    auto_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0 || flock(fd, LOCK_SH | LOCK_NB) < 0)
+        return -errno;
+    return steal_fd(&fd);
+}
+
 static int open_by_kind(const struct plan_file *file)
 {
     /* O_NONBLOCK: a FIFO in a disk's place must not hang us; QEMU sets the flags it wants. */
@@ -114,6 +125,8 @@ static int open_by_kind(const struct plan_file *file)
         return open_tap(file->path);
     if (file->kind == FILE_VFIO)
         return open_vfio(file->path);
+    if (file->kind == FILE_IN_USE)
+        return open_in_use(file->path);
     fd = open(file->path, flags[file->kind] | O_NOCTTY | O_CLOEXEC, 0640);
     return fd < 0 ? -errno : fd;
 }

@@ -198,13 +198,16 @@ int parse_host_port(const char *s, struct in_addr *ret_addr, uint16_t *ret_port)
 /* Not isalnum(): that depends on the locale. */
 static bool is_alnum_ascii(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
 
-bool name_is_valid(const char *s)
+static bool consists_of(const char *s, const char *beside)
 {
     if (!s || !is_alnum_ascii(s[0]))
         return false;
     size_t len = 1;
     for (; s[len]; len++)
-        if (len >= NAME_MAX_LEN || (!is_alnum_ascii(s[len]) && !strchr("._-", s[len])))
+        if (len >= NAME_MAX_LEN || (!is_alnum_ascii(s[len]) && !strchr(beside, s[len])))
             return false;
     return true;
 }
+
+bool name_is_valid(const char *s) { return consists_of(s, "._-"); }
+bool version_is_valid(const char *s) { return consists_of(s, "._-+"); }

@@ -36,3 +36,7 @@ int parse_host_port(const char *s, struct in_addr *ret_addr, uint16_t *ret_port)
 /* A VM, disk or snapshot name: 1 to 64 of [A-Za-z0-9._-], first one a letter or digit. So it can't leave its folder. */
 bool name_is_valid(const char *s);
 #define NAME_RULE "1 to 64 of letters, digits, '.', '_', '-', beginning with a letter or digit"
+
+/* The version of an image, which names a folder: as a name, but also with '+', as upstreams write them. */
+bool version_is_valid(const char *s);
+#define VERSION_RULE "1 to 64 of letters, digits, '.', '_', '-', '+', beginning with a letter or digit"

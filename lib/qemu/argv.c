@@ -133,6 +133,8 @@ static void push_boot(struct argv *a)
 {
     const struct spec *spec = a->in->spec;
 
+    if (a->in->release_dir)
+        argv_push_file(a, FILE_IN_USE, PLAN_FD_RELEASE, a->in->release_dir);
     push_boot_file(a, "-bios", PLAN_FD_FIRMWARE, spec->boot.firmware);
     push_boot_file(a, "-kernel", PLAN_FD_KERNEL, spec->boot.kernel);
     push_boot_file(a, "-initrd", PLAN_FD_INITRD, spec->boot.initrd);

@@ -56,6 +56,8 @@ static int check_input(const struct resolve_input *in, struct err *err)
         return err_set(err, EINVAL, "bad-spec", "more disks or networks than have a place");
     if (spec_n_gpus(in->spec) > GPUS_MAX)
         return err_set(err, EINVAL, "bad-spec", "more devices to pass than have a place");
+    if (in->spec->image.name && !in->release_dir)
+        return err_set(err, ENOENT, "no-image", "no release of image %s was found for this VM", in->spec->image.name);
     return check_given(in, err);
 }
 

@@ -27,6 +27,7 @@ struct resolve_input {
     const char *run_dir, *state_dir, *log_dir; /* of this VM */
     const struct qemu_user *user;              /* NULL: as the shim */
     const char *kvm_group;                     /* number of the group that may open /dev/kvm, NULL: all may, or none */
+    const char *release_dir;                   /* of the image, locked while QEMU lives; the spec has had its release applied */
     uint64_t vsock_cid;                        /* allocated; 0: none */
     const struct host *host;                   /* NULL: offers nothing to confidential guests */
     const char *sysfs_root;                    /* in front of /sys where devices are, NULL: nothing */

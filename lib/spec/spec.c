@@ -8,7 +8,7 @@
 #include "proto/plan.h"
 
 /* Keys of the format that this version reads but can't honour. To ignore them would start a VM without what its operator asked for. */
-static const char *const unsupported_keys[] = { "image", "config_disk" };
+static const char *const unsupported_keys[] = { "config_disk" };
 
 /* Reports and removes the unsupported keys, which the tables don't know. */
 static void take_unsupported(json_t *json, struct problems *p)

@@ -42,6 +42,14 @@ extern const struct enum_names accel_mode_names;
 enum confidential_mode { CONFIDENTIAL_NONE, CONFIDENTIAL_TDX, CONFIDENTIAL_SEV_SNP, CONFIDENTIAL_AUTO };
 extern const struct enum_names confidential_mode_names;
 
+/* When a VM whose image has no fixed version gets a newer one. */
+enum image_update {
+    IMAGE_UPDATE_DEFAULT, /* as the host config says */
+    IMAGE_UPDATE_MANUAL,  /* when it is started the next time */
+    IMAGE_UPDATE_AUTO,    /* it is restarted for it, at the host's update time */
+};
+extern const struct enum_names image_update_names;
+
 struct spec {
     char *name;
     bool enabled;    /* true */
@@ -52,6 +60,12 @@ struct spec {
         char *kernel, *initrd, *cmdline; /* direct kernel boot */
         char *firmware;                  /* or a firmware image; NULL with disks: QEMU's own BIOS */
     } boot;
+    /* A release of the image store: its kernel and firmware are booted, its rootfs is the first disk, before `disks`. */
+    struct {
+        char *name;    /* NULL: none */
+        char *version; /* NULL: "auto", the newest there is */
+        int update;
+    } image;
     struct spec_disk *disks;
     size_t n_disks;
     struct spec_network *network;
@@ -83,7 +97,7 @@ struct spec {
 };
 
 /* Parses and checks one native spec, reporting every mistake it has (id "bad-spec"), each with its JSON Pointer in front of the text
- * ("/disks/0/size: expected a size like \"20G\", got 20"). `image` and `config_disk` are refused as
+ * ("/disks/0/size: expected a size like \"20G\", got 20"). `config_disk` is refused as
  * not supported by this version. `report` may be NULL. Returns the number of mistakes (0: *ret_spec is the caller's), or -ENOMEM. */
 int spec_parse(const json_t *json, void (*report)(void *arg, const struct err *err), void *arg, struct spec *ret_spec);
 
@@ -92,6 +106,22 @@ int spec_check_host(const struct spec *spec, void (*report)(void *arg, const str
 
 /* The same of its devices, and of its confidential mode, by what is below `root`/sys and `root`/proc; NULL: the host's own. */
 int spec_check_host_devices(const struct spec *spec, const char *root, void (*report)(void *arg, const struct err *err), void *arg);
+
+/* How a kernel is told to find and verify a root file system whose dm-verity root hash follows. */
+#define SPEC_VERITY_CMDLINE "root=LABEL=rootfs rootfs_verity.scheme=dm-verity rootfs_verity.hash="
+
+/* In the command line of a VM with an image: the release's version. */
+#define SPEC_IMAGE_VERSION "{image.version}"
+
+/* The files of a release, absolute paths; NULL: it has none. */
+struct spec_release {
+    const char *version;
+    const char *kernel, *initrd, *firmware;
+    const char *rootfs;      /* raw image, becomes the first disk, read-only */
+    const char *rootfs_hash; /* root hash of its dm-verity tree, hexadecimal */
+};
+/* Gives a spec with an image what that brings. Once. 0 or -ENOMEM, then half done. */
+int spec_apply_release(struct spec *spec, const struct spec_release *release);
 
 /* "raw" or "qcow2": as the spec says, else by what the path ends in. */
 const char *spec_disk_format(const struct spec_disk *disk);

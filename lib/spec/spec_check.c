@@ -55,12 +55,15 @@ static void check_boot(const struct spec *spec, struct problems *p)
     spec_check_path(p, "/boot/kernel", spec->boot.kernel);
     spec_check_path(p, "/boot/initrd", spec->boot.initrd);
     spec_check_path(p, "/boot/firmware", spec->boot.firmware);
+    if (spec->image.name)
+        return; /* spec_check_image() */
     if (!spec->boot.kernel && spec->boot.initrd)
         problem_add(p, "/boot/initrd: needs \"kernel\" beside it");
     if (!spec->boot.kernel && spec->boot.cmdline)
         problem_add(p, "/boot/cmdline: needs \"kernel\" beside it");
     /* With the place itself unreadable, what it would have held is unknown. */
-    if (!spec->boot.kernel && !spec->boot.firmware && spec->n_disks == 0 && !problem_under(p, "/boot") && !problem_under(p, "/disks"))
+    if (!spec->boot.kernel && !spec->boot.firmware && spec->n_disks == 0 && !problem_under(p, "/boot") && !problem_under(p, "/image") &&
+        !problem_under(p, "/disks"))
         problem_add(p, "/boot: nothing to boot: give \"kernel\" or \"firmware\", or a disk in \"disks\"");
 }
 
@@ -259,6 +262,7 @@ int spec_check(struct spec *spec, struct problems *p)
     check_machine(spec, p);
     check_boot(spec, p);
     check_confidential(spec, p);
+    spec_check_image(spec, p);
     spec_check_disks(spec, p);
     int r = spec_check_network(spec, p);
     if (r < 0)

@@ -16,5 +16,8 @@ void spec_check_disks(const struct spec *spec, struct problems *p);
  * place of the array. */
 int spec_check_gpus(struct problems *p, const char *pointer, char **gpus);
 
+/* Nothing when there is no image. A version "auto" becomes NULL. */
+void spec_check_image(struct spec *spec, struct problems *p);
+
 /* Complains about a path that isn't absolute, or longer than the kernel takes. NULL is fine. `pointer` is its place. */
 void spec_check_path(struct problems *p, const char *pointer, const char *path);

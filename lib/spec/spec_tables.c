@@ -24,6 +24,9 @@ const struct enum_names confidential_mode_names = { "confidential", confidential
 #define FIELD_AT(record, member) .offset = offsetof(record, member)
 #define ARRAY_AT(record, member, count) .offset = offsetof(record, member), .count_offset = offsetof(record, count)
 
+static const char *const image_updates[] = { [IMAGE_UPDATE_MANUAL] = "manual", [IMAGE_UPDATE_AUTO] = "auto" };
+const struct enum_names image_update_names = { "image update", image_updates, ARRAY_LEN(image_updates) };
+
 /* "auto" or a number. */
 static int cid_parse(const json_t *value, void *slot, struct err *err)
 {
@@ -110,6 +113,7 @@ static const struct record_type probe_type = { "probe", sizeof(struct plan_probe
 
 /* The parts of struct spec that have no name of their own. */
 typedef __typeof__(((struct spec *)0)->boot) spec_boot;
+typedef __typeof__(((struct spec *)0)->image) spec_image;
 typedef __typeof__(((struct spec *)0)->vsock) spec_vsock;
 typedef __typeof__(((struct spec *)0)->restart) spec_restart;
 typedef __typeof__(((struct spec *)0)->stop) spec_stop;
@@ -123,6 +127,13 @@ static const struct field boot_fields[] = {
     { .key = "firmware", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_boot, firmware) },
 };
 static const struct record_type boot_type = { "boot", sizeof(spec_boot), NULL, boot_fields, ARRAY_LEN(boot_fields) };
+
+static const struct field image_fields[] = {
+    { .key = "name", .kind = FIELD_STRING, .flags = FIELD_REQUIRED | FIELD_OMIT_EMPTY, FIELD_AT(spec_image, name) },
+    { .key = "version", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_image, version) },
+    { .key = "update", .kind = FIELD_ENUM, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_image, update), .names = &image_update_names },
+};
+static const struct record_type image_type = { "image", sizeof(spec_image), NULL, image_fields, ARRAY_LEN(image_fields) };
 
 static const struct field vsock_fields[] = {
     { .key = "cid", .kind = FIELD_CUSTOM, FIELD_AT(spec_vsock, cid), .codec = &codec_cid },
@@ -180,6 +191,7 @@ static const struct field spec_fields[] = {
     { .key = "memory", .kind = FIELD_CUSTOM, .flags = FIELD_REQUIRED, FIELD_AT(struct spec, memory), .codec = &codec_size },
     { .key = "accel", .kind = FIELD_ENUM, FIELD_AT(struct spec, accel), .names = &accel_mode_names },
     { .key = "boot", .kind = FIELD_OBJECT, FIELD_AT(struct spec, boot), .type = &boot_type },
+    { .key = "image", .kind = FIELD_OBJECT, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec, image), .type = &image_type },
     { .key = "disks", .kind = FIELD_ARRAY, ARRAY_AT(struct spec, disks, n_disks), .type = &disk_type },
     { .key = "network", .kind = FIELD_ARRAY, ARRAY_AT(struct spec, network, n_network), .type = &network_type },
     { .key = "vsock", .kind = FIELD_OBJECT, FIELD_AT(struct spec, vsock), .type = &vsock_type },

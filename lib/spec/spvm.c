@@ -11,6 +11,7 @@
 #include "lib/spec/spvm_internal.h"
 
 #define BUILD_DIR "/run_configuration/build_dir"
+#define STATE_DISK "/qemu_configuration/state_disk_size_gb"
 #define VM_BUILD "/run_configuration/vm_build"
 
 /* ---- warnings ---- */
@@ -97,8 +98,9 @@ static const struct {
     { "/cpus", "/qemu_configuration/cores" },
     { "/memory", "/qemu_configuration/mem_gb" },
     { "/boot", BUILD_DIR },
-    { "/disks/0", BUILD_DIR },
-    { "/disks/1", "/qemu_configuration/state_disk_size_gb" },
+    { "/image", VM_BUILD },
+    { "/disks/0", BUILD_DIR }, /* of a release the state disk, which has none before it */
+    { "/disks/1", STATE_DISK },
     { "/network/0/mac", "/qemu_configuration/mac_address" },
     { "/network/0/forward", NULL }, /* by spvm_check(), which names the ports */
     { "/gpus", "/qemu_configuration/gpus" },
@@ -107,17 +109,23 @@ static const struct {
     { "/qemu/path", "/qemu_configuration/qemu_path" },
 };
 
+struct translation {
+    struct problems *problems;
+    bool of_release;
+};
+
 /* For what is found in the spec that a file became. */
 static void translated(void *arg, const struct err *err)
 {
     const char *pointer = "/qemu_configuration", *colon = strstr(err->text, ": "), *inner = "";
-    const struct problems *p = arg;
+    const struct translation *t = arg;
+    struct problems *p = t->problems;
 
     for (size_t i = 0; colon && i < ARRAY_LEN(places); i++) {
         size_t n = strlen(places[i].native);
         if (has_prefix(err->text, places[i].native) && (err->text[n] == '/' || err->text[n] == ':')) {
-            pointer = places[i].spvm;
-            if (streq(places[i].native, "/gpus")) /* an array there as here */
+            pointer = t->of_release && streq(places[i].native, "/disks/0") ? STATE_DISK : places[i].spvm;
+            if (pointer && streq(places[i].native, "/gpus")) /* an array there as here */
                 inner = err->text + n;
             break;
         }
@@ -125,24 +133,29 @@ static void translated(void *arg, const struct err *err)
     /* What wasn't found lacks in the spec too, which is no news. */
     if (!pointer || (streq(pointer, BUILD_DIR) && (problem_under(p, BUILD_DIR) || problem_under(p, VM_BUILD))))
         return;
-    problem_add(arg, "%s%.*s: %s", pointer, *inner ? (int)(colon - inner) : 0, inner, colon ? colon + 2 : err->text);
+    if (streq(pointer, STATE_DISK) && problem_under(p, STATE_DISK))
+        return;
+    problem_add(p, "%s%.*s: %s", pointer, *inner ? (int)(colon - inner) : 0, inner, colon ? colon + 2 : err->text);
 }
 
 /* ---- mapping ---- */
 
 static int set_disks(struct spec *spec, const struct spvm *vm, const struct spvm_build *build)
 {
-    spec->disks = calloc(2, sizeof(*spec->disks));
-    if (!spec->disks)
+    struct spec_disk *disk = spec->disks = calloc(2, sizeof(*spec->disks));
+
+    if (!disk)
         return -ENOMEM;
-    spec->n_disks = 2;
-    spec->disks[0].readonly = true;
-    spec->disks[0].persistent = true;
-    spec->disks[1].size = vm->qemu.state_disk_size_gb << 30;
-    spec->disks[1].persistent = vm->qemu.state_disk_persistent;
-    if (str_set(&spec->disks[0].path, build->image) < 0 || str_set(&spec->disks[0].format, "raw") < 0)
-        return -ENOMEM;
-    return str_set(&spec->disks[1].name, "state");
+    if (vm->run.build_dir) { /* a release brings its own */
+        disk->readonly = disk->persistent = true;
+        if (str_set(&disk->path, build->image) < 0 || str_set(&disk->format, "raw") < 0)
+            return -ENOMEM;
+        disk++;
+    }
+    disk->size = vm->qemu.state_disk_size_gb << 30;
+    disk->persistent = vm->qemu.state_disk_persistent;
+    spec->n_disks = (size_t)(disk - spec->disks) + 1;
+    return str_set(&disk->name, "state");
 }
 
 static int add_forward(struct spec_network *net, const char *address, uint64_t port, uint64_t guest, const char *proto)
@@ -187,23 +200,47 @@ static int set_network(struct spec *spec, const struct spvm *vm)
 static int mode_words(int confidential, const struct spvm_build *build, char **ret_words)
 {
     if (confidential == CONFIDENTIAL_TDX)
-        return str_set(ret_words, " clearcpuid=mtrr");
+        return str_set(ret_words, "clearcpuid=mtrr");
     if (confidential == CONFIDENTIAL_SEV_SNP)
-        return str_format(ret_words, " build=%s pci=realloc,nocrs", build->build ? build->build : "");
-    return str_set(ret_words, "");
+        return str_format(ret_words, "build=%s pci=realloc,nocrs", build->build ? build->build : SPEC_IMAGE_VERSION);
+    return 0;
+}
+
+/* What isn't a folder of the operator's own is a release; no name or "auto" is the newest. */
+static int set_image(struct spec *spec, const struct spvm *vm)
+{
+    if (vm->run.build_dir)
+        return 0;
+    int r = str_set(&spec->image.version, vm->run.vm_build);
+    return r < 0 ? r : str_set(&spec->image.name, SPVM_IMAGE);
+}
+
+/* Those that aren't NULL, with spaces between; none: NULL. */
+static int join_words(const char *const *words, size_t n, char **ret_line)
+{
+    for (size_t i = 0; i < n; i++) {
+        auto_free char *before = steal_ptr(ret_line);
+
+        if (!words[i])
+            *ret_line = steal_ptr(&before);
+        else if (str_format(ret_line, "%s%s%s", before ? before : "", before ? " " : "", words[i]) < 0)
+            return -ENOMEM;
+    }
+    return 0;
 }
 
 static int set_boot(struct spec *spec, const struct spvm *vm, const struct spvm_build *build)
 {
-    auto_free char *debug = NULL, *mode = NULL;
+    auto_free char *debug = NULL, *mode = NULL, *verity = NULL;
     int r = mode_words(spec->confidential, build, &mode);
 
     if (r >= 0 && vm->run.debug)
-        r = str_format(&debug, " console=ttyS0 systemd.log_level=trace systemd.log_target=log argo_branch=%s argo_sp_env=%s sp-debug=true",
+        r = str_format(&debug, "console=ttyS0 systemd.log_level=trace systemd.log_target=log argo_branch=%s argo_sp_env=%s sp-debug=true",
                        vm->run.argo_branch ? vm->run.argo_branch : "main", vm->run.argo_sp_env ? vm->run.argo_sp_env : "main");
     if (r >= 0 && build->rootfs_hash)
-        r = str_format(&spec->boot.cmdline, "root=LABEL=rootfs rootfs_verity.scheme=dm-verity rootfs_verity.hash=%s%s%s",
-                       build->rootfs_hash, debug ? debug : "", mode);
+        r = str_format(&verity, SPEC_VERITY_CMDLINE "%s", build->rootfs_hash); /* a release adds its own */
+    if (r >= 0)
+        r = join_words((const char *const[]){ verity, debug, mode }, 3, &spec->boot.cmdline);
     if (r >= 0)
         r = str_set(&spec->boot.kernel, build->kernel);
     return r < 0 ? r : str_set(&spec->boot.firmware, build->firmware);
@@ -221,6 +258,8 @@ static int map_spec(struct spvm *vm, const struct spvm_build *build, struct spec
     spec->gpus = steal_ptr(&vm->qemu.gpus);
     if (r >= 0)
         r = str_set(&spec->qemu.path, vm->qemu.qemu_path);
+    if (r >= 0)
+        r = set_image(spec, vm);
     if (r >= 0)
         r = set_boot(spec, vm, build);
     if (r >= 0)
@@ -264,7 +303,8 @@ static int read_file(const json_t *json, struct problems *p, struct spvm *vm)
 int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec)
 {
     auto_problems struct problems problems = { .report = reader->problem, .arg = reader->arg };
-    auto_problems struct problems native = { .report = translated, .arg = &problems };
+    struct translation translation = { .problems = &problems };
+    auto_problems struct problems native = { .report = translated, .arg = &translation };
     auto_spvm_build struct spvm_build build = { 0 };
     auto_spec struct spec spec = { 0 };
     struct spvm vm = { 0 };
@@ -279,6 +319,7 @@ int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec
         r = spvm_build_read(reader->root, vm.run.build_dir, spec.confidential == CONFIDENTIAL_SEV_SNP, &problems, &build);
     if (r >= 0)
         r = map_spec(&vm, &build, &spec);
+    translation.of_release = spec.image.name;
     if (r >= 0)
         r = spec_check(&spec, &native);
     record_clear(&spvm_type, &vm);
@@ -298,10 +339,11 @@ int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec
 int spvm_check_host(const json_t *json, const struct spec *spec, const struct spec_reader *reader)
 {
     auto_problems struct problems problems = { .report = reader->problem, .arg = reader->arg };
+    struct translation translation = { &problems, spec->image.name };
 
-    int r = spec_check_host(spec, translated, &problems);
+    int r = spec_check_host(spec, translated, &translation);
     if (r >= 0)
-        r = spec_check_host_devices(spec, spec_reader_sysfs(reader), translated, &problems);
+        r = spec_check_host_devices(spec, spec_reader_sysfs(reader), translated, &translation);
     if (r < 0)
         return r;
     return problems.paths.failed ? -ENOMEM : problems.n;

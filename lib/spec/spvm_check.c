@@ -16,9 +16,8 @@ static void check_build(const struct spvm *vm, struct problems *p)
 {
     if (vm->run.build_dir && vm->run.vm_build)
         problem_add(p, RUN "vm_build: not together with \"build_dir\"");
-    else if (!vm->run.build_dir && !problem_under(p, RUN "build_dir"))
-        problem_add(p, RUN "vm_build: getting builds from the image service is not supported by this version; give the folder of one in "
-                           "\"build_dir\"");
+    else if (vm->run.vm_build && !version_is_valid(vm->run.vm_build))
+        problem_add(p, RUN "vm_build: '%s' is neither \"auto\" nor the name of a release: %s", vm->run.vm_build, VERSION_RULE);
 }
 
 /* One word of the kernel's command line. */

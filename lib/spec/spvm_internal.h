@@ -4,6 +4,9 @@
 #include "lib/spec/load.h"
 #include "lib/spec/problems.h"
 
+/* The image whose releases "vm_build" names. */
+#define SPVM_IMAGE "sp-vm"
+
 enum spvm_mode { SPVM_AUTO, SPVM_TDX, SPVM_SEV_SNP, SPVM_UNTRUSTED };
 extern const struct enum_names spvm_mode_names;
 

@@ -76,6 +76,24 @@ static const struct made_up {
     { "", "7.2.22", "pc-q35-7.2", NULL, { 0 }, false, false },
 };
 
+#define RELEASE "/var/lib/holdfast/images/sp-vm/build-12"
+static const char release[] = RELEASE;
+
+/* What the planner finds in the store. */
+static void apply_release(struct spec *spec)
+{
+    const struct spec_release files = {
+        .version = "build-12",
+        .kernel = RELEASE "/vmlinuz",
+        .firmware = RELEASE "/OVMF.fd",
+        .rootfs = RELEASE "/sp-vm-build-12.img",
+        .rootfs_hash = "00ff",
+    };
+
+    if (spec->image.name)
+        ck_assert_int_eq(spec_apply_release(spec, &files), 0);
+}
+
 static int resolve_for(const char *file, const struct spec *spec, struct plan *ret_plan, struct err *err)
 {
     const struct made_up *is = made_up;
@@ -94,6 +112,7 @@ static int resolve_for(const char *file, const struct spec *spec, struct plan *r
     const struct qemu_user user = { .name = name, .uid = 990, .gid = 980, .groups = groups };
     struct resolve_input in = {
         .spec = spec,
+        .release_dir = spec->image.name ? release : NULL,
         .capabilities = &capabilities,
         .qemu_path = spec->qemu.path ? spec->qemu.path
                      : arm           ? "/usr/bin/qemu-system-aarch64"
@@ -123,16 +142,15 @@ static void write_plan(const struct plan *plan, struct output *out)
 }
 
 /* A spec written out with its defaults is the same VM. */
-static void check_round_trip(const char *file, const struct spec *spec, const struct plan *plan, struct output *out)
+static void check_round_trip(const char *file, const json_t *json, const struct plan *plan, struct output *out)
 {
-    auto_json json_t *json = NULL;
     auto_spec struct spec again = { 0 };
     auto_plan struct plan again_plan = { 0 };
     struct err err = ERR_INIT;
     char digest[17], again_digest[17];
 
-    ck_assert_int_eq(spec_emit(spec, &json), 0);
     ck_assert_msg(spec_parse(json, report_line, out, &again) == 0, "%s: what spec_emit() wrote isn't a valid spec", file);
+    apply_release(&again);
     ck_assert_int_eq(resolve_for(file, &again, &again_plan, &err), 0);
     ck_assert_int_eq(plan_digest(plan, digest), 0);
     ck_assert_int_eq(plan_digest(&again_plan, again_digest), 0);
@@ -144,7 +162,7 @@ static void replay(int dirfd, const char *file, bool good, struct output *out)
     auto_free char *text = NULL;
     size_t len;
     struct err err = ERR_INIT;
-    auto_json json_t *json = NULL;
+    auto_json json_t *json = NULL, *emitted = NULL;
     auto_spec struct spec spec = { 0 };
     auto_plan struct plan plan = { 0 };
 
@@ -162,6 +180,8 @@ static void replay(int dirfd, const char *file, bool good, struct output *out)
         ck_assert_ptr_null(spec.name); /* untouched on failure */
         return;
     }
+    ck_assert_int_eq(spec_emit(&spec, &emitted), 0);
+    apply_release(&spec);
     r = resolve_for(file, &spec, &plan, &err);
     if (r < 0) {
         ck_assert_msg(!good, "%s: is in good/, but can't be resolved: %s", file, err.text);
@@ -170,7 +190,7 @@ static void replay(int dirfd, const char *file, bool good, struct output *out)
     }
     ck_assert_msg(good, "%s: is in bad/, but nothing is wrong with it", file);
     write_plan(&plan, out);
-    check_round_trip(file, &spec, &plan, out);
+    check_round_trip(file, emitted, &plan, out);
 }
 
 static int is_input(const struct dirent *entry)

@@ -169,7 +169,7 @@ END_TEST
 
 START_TEST(unsupported_keys_are_named)
 {
-    static const char *const keys[] = { "image", "config_disk" };
+    static const char *const keys[] = { "config_disk" };
 
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
         struct spec spec = { 0 };

@@ -15,7 +15,7 @@ static const struct {
     { &rung_kind_names, RUNG_CGROUP + 1 },
     { &probe_kind_names, PROBE_CONSOLE + 1 },
     { &health_action_names, HEALTH_ACTION_RESET + 1 },
-    { &file_kind_names, FILE_VFIO + 1 },
+    { &file_kind_names, FILE_IN_USE + 1 },
     { &restore_mode_names, RESTORE_EAGER + 1 },
 };
 
