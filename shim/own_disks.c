@@ -47,7 +47,7 @@ static void free_steps(struct plan_step *steps, size_t n)
 
 /* ---- in use ---- */
 
-static int check_unused(const struct own_disks *own, const char *name, const char *path, enum image_use use, struct err *err)
+static int check_unused(const struct own_disks *own, const char *name, const char *path, enum disk_use use, struct err *err)
 {
     const struct timespec pause = { .tv_nsec = UNUSED_POLL_MS * 1000000L };
 

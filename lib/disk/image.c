@@ -65,7 +65,7 @@ static int range_is_locked(int fd, const struct byte_range *range)
     return lock.l_type != F_UNLCK;
 }
 
-int image_in_use(int fd, enum image_use use)
+int image_in_use(int fd, enum disk_use use)
 {
     const struct byte_range *ranges = use == IMAGE_WRITER ? used_by_writer : used_by_any;
     size_t n = use == IMAGE_WRITER ? ARRAY_LEN(used_by_writer) : ARRAY_LEN(used_by_any);
@@ -76,7 +76,7 @@ int image_in_use(int fd, enum image_use use)
     return r;
 }
 
-int image_check_unused(const char *name, const char *path, enum image_use use, struct err *err)
+int image_check_unused(const char *name, const char *path, enum disk_use use, struct err *err)
 {
     auto_fd int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     auto_free char *user = NULL;

@@ -171,7 +171,7 @@ static void applied_planned(struct plan_request *p)
 
     if (p->r >= 0)
         memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
-    (void)str_set(&vm->spec_error, p->r < 0 ? p->err.text : NULL);
+    (void)str_set(&vm->spec_error, p->r < 0 && !plan_awaits_image(p) ? p->err.text : NULL);
     differs = lives && vm->plan_digest[0] && vm->next_digest[0] && !streq(vm->plan_digest, vm->next_digest);
     if (differs && p->r >= 0) {
         live_begin_consume(p, applied_live, done);

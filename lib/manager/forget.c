@@ -10,6 +10,7 @@
 #include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/disk/image.h"
+#include "lib/images/use.h"
 #include "lib/manager/allocations.h"
 #include "lib/manager/hold.h"
 #include "lib/manager/registry.h"
@@ -26,7 +27,7 @@
 /* Ours: a record, one set aside, or the temporary of one. */
 static bool is_record(const char *file)
 {
-    static const char *const ours[] = { FILE_WANTED, FILE_LAST_EXIT, FILE_EVENTS };
+    static const char *const ours[] = { FILE_WANTED, FILE_LAST_EXIT, FILE_EVENTS, FILE_IMAGE_USE };
 
     for (size_t i = 0; i < ARRAY_LEN(ours); i++) {
         size_t len = strlen(ours[i]);

@@ -10,16 +10,20 @@
 #include "lib/manager/gpu_move.h"
 #include "lib/manager/gpus.h"
 #include "lib/manager/hold.h"
+#include "lib/manager/image_pull.h"
 #include "lib/manager/link.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
 #include "lib/manager/shim_spawn.h"
 #include "lib/manager/state.h"
+#include "lib/manager/wait.h"
 #include "lib/manager/wish.h"
 
 struct launch {
     struct vm *vm;
     bool adopt;
+    bool pulled;             /* its image was got; that it still isn't there is an error */
+    struct image_pull *pull; /* the image is awaited */
     int sync_fd; /* -1: not spawned yet */
     int plan_fd; /* -1, or the plan while PCI devices are taken for it */
     ev_io io;
@@ -37,6 +41,7 @@ static void launch_free(struct launch *l)
     fd_close(l->sync_fd);
     fd_close(l->plan_fd);
     gpu_move_abandon(l->vm);
+    image_pull_free(l->pull);
     l->vm->launch = NULL;
     free(l);
 }
@@ -254,6 +259,45 @@ static void plan_failed(struct plan_request *p)
     failed(vm, p->refusal != REFUSAL_BY_HOST, p->err.text);
 }
 
+static void plan(struct vm *vm);
+
+static void on_pull_progress(void *arg, const char *text)
+{
+    struct vm *vm = arg;
+
+    if (streq_opt(vm->reason, text))
+        return;
+    vm_set_view(vm, (enum vm_view)STATE_PREPARING, "%s", text);
+    waiters_progress(vm, text);
+}
+
+static void on_pulled(void *arg, const struct err *err)
+{
+    struct vm *vm = arg;
+
+    vm->launch->pull = NULL;
+    vm->launch->pulled = true;
+    if (err) {
+        auto_free char *text = strdup(err->text);
+
+        failed(vm, false, text ? text : "its image can't be had");
+        return;
+    }
+    vm_set_view(vm, (enum vm_view)STATE_PREPARING, NULL);
+    plan(vm);
+}
+
+/* Its image isn't in the store: the launch goes on when it is. */
+static void pull(struct launch *l, const struct plan_request *p)
+{
+    const struct image_pull_request request = {
+        .name = p->image_name, .version = p->image_version, .progress = on_pull_progress, .done = on_pulled, .arg = l->vm
+    };
+
+    if (image_pull_begin(l->vm->manager, &request, &l->pull) < 0)
+        failed(l->vm, false, strerror(ENOMEM));
+}
+
 static void on_plan(struct plan_request *p)
 {
     struct vm *vm = p->vm;
@@ -262,6 +306,11 @@ static void on_plan(struct plan_request *p)
     if (!l || vm->manager->stopping || vm->gone_from_registry || vm->wanted.wish != WANTED_RUNNING) {
         if (l)
             called_off(vm);
+        plan_request_free(p);
+        return;
+    }
+    if (plan_awaits_image(p) && !l->pulled) {
+        pull(l, p);
         plan_request_free(p);
         return;
     }
@@ -311,10 +360,20 @@ void launch_adopt(struct vm *vm)
         adoption_failed(vm, strerror(-r));
 }
 
+static void plan(struct vm *vm)
+{
+    struct plan_request *p = plan_request_new(vm, PLAN_LAUNCH, on_plan, NULL);
+    if (!p || (wish_restore_is_due(vm) && wanted_restore_set(&p->restore, &vm->wanted.restore) < 0)) {
+        plan_request_free(p);
+        failed(vm, false, strerror(ENOMEM));
+        return;
+    }
+    plan_request_begin(p);
+}
+
 void launch_start(struct vm *vm)
 {
     int r = launch_new(vm);
-    struct plan_request *p;
 
     if (r < 0) {
         failed(vm, false, "out of memory");
@@ -322,13 +381,13 @@ void launch_start(struct vm *vm)
     }
     (void)str_set(&vm->launch_error, NULL);
     vm_set_view(vm, (enum vm_view)STATE_PREPARING, NULL);
-    p = plan_request_new(vm, PLAN_LAUNCH, on_plan, NULL);
-    if (!p || (wish_restore_is_due(vm) && wanted_restore_set(&p->restore, &vm->wanted.restore) < 0)) {
-        plan_request_free(p);
-        failed(vm, false, strerror(ENOMEM));
-        return;
-    }
-    plan_request_begin(p);
+    plan(vm);
+}
+
+void launch_call_off(struct vm *vm)
+{
+    if (vm->launch && vm->launch->pull)
+        called_off(vm);
 }
 
 void launch_cancel(struct vm *vm)

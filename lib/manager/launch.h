@@ -10,5 +10,8 @@ void launch_start(struct vm *vm);
  * later. */
 void launch_adopt(struct vm *vm);
 
+/* The VM is wished to be stopped: one that waits for its image is waited for no more. What is further on ends by itself. */
+void launch_call_off(struct vm *vm);
+
 /* At the manager's end: hangs up, so that a shim that waits for its go undoes what it did. */
 void launch_cancel(struct vm *vm);

@@ -224,6 +224,8 @@ static int make_parts(struct manager *m, struct err *err)
     if (r >= 0)
         r = varlink_interface_parse(shim_interface_text, &m->shim_interface, err);
     if (r >= 0)
+        r = varlink_interface_parse(images_interface_text, &m->images_interface, err);
+    if (r >= 0)
         r = map_new(&m->vms);
     if (r >= 0)
         r = loop_new(&m->loop);
@@ -513,6 +515,7 @@ void manager_free(struct manager *m)
     loop_free(m->loop);
     varlink_interface_free(m->manager_interface);
     varlink_interface_free(m->shim_interface);
+    varlink_interface_free(m->images_interface);
     qemu_cache_free(m->qemus);
     allocations_free(m->allocations);
     gpus_free(m->gpus);

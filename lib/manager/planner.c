@@ -13,6 +13,7 @@
 #include "lib/manager/frozen.h"
 #include "lib/manager/launch_record.h"
 #include "lib/manager/plan_allocate.h"
+#include "lib/manager/plan_image.h"
 #include "lib/manager/plan_restore.h"
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/qemu_user.h"
@@ -36,6 +37,9 @@ void plan_request_free(struct plan_request *p)
     if (!p)
         return;
     fd_close(p->plan_fd);
+    fd_close(p->release_fd);
+    free(p->image_name);
+    free(p->image_version);
     json_decref(p->problems);
     json_decref(p->spec);
     json_decref(p->running);
@@ -52,6 +56,8 @@ void plan_request_free(struct plan_request *p)
     vm_unref(p->vm);
     free(p);
 }
+
+bool plan_awaits_image(const struct plan_request *p) { return p->r == -ENOENT && p->image_name && streq(p->err.id, "no-such-image"); }
 
 static int place_of(const struct plan_request *p, struct plan_place *f);
 
@@ -164,7 +170,7 @@ static int place_of(const struct plan_request *p, struct plan_place *f)
     return 0;
 }
 
-static int resolve(struct plan_request *p, const struct spec *spec, const struct qemu_capabilities *capabilities, struct plan *ret_plan)
+static int resolve(struct plan_request *p, struct spec *spec, const struct qemu_capabilities *capabilities, struct plan *ret_plan)
 {
     struct plan_place auto_cleanup(plan_place_clear) place = { 0 };
     struct resolve_input in = {
@@ -177,7 +183,7 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
     };
     struct host host = { 0 };
     auto_qemu_user struct qemu_user user = { 0 };
-    auto_free char *qemu_img = NULL, *kvm_group = kvm_group_find();
+    auto_free char *qemu_img = NULL, *kvm_group = kvm_group_find(), *release_dir = NULL;
     int r;
 
     r = qemu_user_find(spec->qemu.user ? spec->qemu.user : p->qemu_user, &user, &p->err);
@@ -195,6 +201,10 @@ static int resolve(struct plan_request *p, const struct spec *spec, const struct
     r = place_of(p, &place);
     if (r < 0)
         return r;
+    r = plan_image_apply(p, spec, &release_dir);
+    if (r < 0)
+        return r;
+    in.release_dir = release_dir;
     in.run_dir = place.run;
     in.state_dir = place.state;
     in.log_dir = place.log;
@@ -277,7 +287,7 @@ static int wish_gpus(const struct spec *spec, const struct plan *plan, struct gp
     return 0;
 }
 
-static int make_plan(struct plan_request *p, const struct spec *spec)
+static int make_plan(struct plan_request *p, struct spec *spec)
 {
     struct qemu_capabilities capabilities = { 0 };
     auto_plan struct plan plan = { 0 };
@@ -297,7 +307,11 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
     r = qemu_cache_get(p->vm->manager->qemus, p->qemu_path, p->features, &capabilities, &p->err);
     if (r < 0)
         return r;
-    if (p->restore.vm)
+    if (p->use & (PLAN_LAUNCH | PLAN_SHOW)) { /* before its image adds to it */
+        json_decref(steal_ptr(&p->native));
+        r = spec_emit(spec, &p->native);
+    }
+    if (r >= 0 && p->restore.vm)
         r = plan_restore_machine(p->vm->manager, &p->restore, &capabilities);
     if (r >= 0)
         r = resolve(p, spec, &capabilities, &plan);
@@ -322,11 +336,9 @@ static int make_plan(struct plan_request *p, const struct spec *spec)
     if (r >= 0 && (p->use & PLAN_LAUNCH))
         r = make_folders(p);
     if (r >= 0 && (p->use & PLAN_LAUNCH))
+        r = plan_image_use(p, spec);
+    if (r >= 0 && (p->use & PLAN_LAUNCH))
         r = make_memfd(p, json);
-    if (r >= 0 && (p->use & (PLAN_LAUNCH | PLAN_SHOW))) {
-        json_decref(steal_ptr(&p->native));
-        r = spec_emit(spec, &p->native);
-    }
     if (r >= 0 && (p->use & PLAN_LAUNCH))
         record_launch(p);
     if (r >= 0 && (p->use & PLAN_SHOW))
@@ -359,7 +371,7 @@ void plan_begin(struct plan_request *p, struct spec *ret_spec)
         p->r = plan_allocate(p, ret_spec, spvm);
 }
 
-void plan_end(struct plan_request *p, const struct spec *spec, int committed)
+void plan_end(struct plan_request *p, struct spec *spec, int committed)
 {
     if (p->r >= 0 && committed < 0 && !(p->use & PLAN_TRY))
         p->r = err_set_errno(&p->err, -committed, "not-saved", "what was given to it can't be written to %s/allocations.json",
@@ -428,7 +440,7 @@ struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*callba
 
     if (!p)
         return NULL;
-    p->plan_fd = -1;
+    p->plan_fd = p->release_fd = -1;
     if (str_set(&p->spec_file, specs_file(vm, file)) < 0 || str_set(&p->qemu_user, vm->manager->config.qemu_user) < 0) {
         free(p->spec_file);
         free(p);

@@ -57,6 +57,8 @@ struct plan_request {
     char digest[17];
     int plan_fd;
     struct gpu_wish gpus;          /* of a PLAN_LAUNCH: what must be bound before QEMU starts */
+    char *image_name, *image_version; /* of a spec with an image: what it is started with, or what must be got first (version NULL: the newest) */
+    int release_fd;                   /* held until the request is freed; -1: none */
     json_t *spec, *running, *next; /* NULL where there is none */
     json_t *native;                /* PLAN_SHOW: the spec as a native one, with all defaults; NULL when it is wrong */
 };
@@ -69,10 +71,13 @@ void plan_request_begin(struct plan_request *p);
 int plan_request(struct vm *vm, unsigned use, void (*done)(struct plan_request *p), void *arg);
 void plan_request_free(struct plan_request *p);
 
+/* It failed for want of the image alone, which is got when the VM is started: nothing is wrong with the spec. */
+bool plan_awaits_image(const struct plan_request *p);
+
 /* For those who make many plans in one job, on its thread: first this for each (p->r says how it went), then once allocations_commit(), then
  * the other for each, with what the commit returned. */
 void plan_begin(struct plan_request *p, struct spec *ret_spec);
-void plan_end(struct plan_request *p, const struct spec *spec, int committed);
+void plan_end(struct plan_request *p, struct spec *spec, int committed);
 /* Then on the loop, in place of p->done, which it leads to: asks QEMU what it can do where that is not known yet (p->r is -EAGAIN). */
 void plan_request_finish(struct plan_request *p);
 

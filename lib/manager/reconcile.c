@@ -145,6 +145,8 @@ void reconcile_vm(struct vm *vm)
 
     if (vm->manager->stopping || vm->gone_from_registry)
         return;
+    if (vm->wanted.wish != WANTED_RUNNING)
+        launch_call_off(vm);
     hold_note(vm);
     facts = facts_of(vm);
     action = decide(&facts);

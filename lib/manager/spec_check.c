@@ -61,6 +61,7 @@ static void adopt(struct plan_request *p)
 static void note(struct plan_request *p)
 {
     struct vm *vm = p->vm;
+    bool wrong;
 
     if (vm->gone_from_registry || vm->spec_second)
         return;
@@ -69,10 +70,11 @@ static void note(struct plan_request *p)
         adopt(p);
         live_check(vm);
     }
-    if (p->r < 0 && !streq_opt(vm->spec_error, p->err.text))
+    wrong = p->r < 0 && !plan_awaits_image(p);
+    if (wrong && !streq_opt(vm->spec_error, p->err.text))
         log_vm_warning(vm->name, "its spec: %s", p->err.text);
     vm->contested = p->r < 0 && p->refusal == REFUSAL_BY_VMS;
-    (void)str_set(&vm->spec_error, p->r < 0 ? p->err.text : NULL);
+    (void)str_set(&vm->spec_error, wrong ? p->err.text : NULL);
 }
 
 static void check_done(struct plan_request *p)

@@ -63,7 +63,7 @@ struct manager {
     int run_fd, run_vms_fd, state_fd, state_vms_fd, snapshots_fd, specs_fd, log_fd;
 
     struct map *vms; /* name → struct vm, one reference each */
-    struct varlink_interface *manager_interface, *shim_interface;
+    struct varlink_interface *manager_interface, *shim_interface, *images_interface;
     struct varlink_service *service;
     struct worker *reader;    /* plans, specs, records */
     struct worker *writer;    /* everything written, in order */
