@@ -19,6 +19,7 @@
  *   unstain                       frees them
  *   disk PATH                     writes to a disk and checks it against memory from then on: disk.c
  *   vmgenid                       the machine's generation identifier
+ *   verity DEVICE                 mounts a release's root file system at /mnt, verified: verity.c
  *
  * Kernel command line (passed by the kernel as environment variables): tick=MS sets the first interval, pattern=SEED,MIB[,hold] and
  * disk=PATH begin these. */
@@ -256,6 +257,8 @@ static bool obey_work(struct guest *g, const char *command, const char *arg)
         unstain(g);
     else if (strcmp(command, "disk") == 0)
         begin_work(g, disk_run, arg);
+    else if (strcmp(command, "verity") == 0)
+        begin_work(g, verity_run, arg);
     else if (strcmp(command, "vmgenid") == 0)
         begin_work(g, vmgenid_run, arg);
     else

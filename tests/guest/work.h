@@ -24,5 +24,8 @@ int stain_run(int tty, const char *arguments);
 /* Writes numbered blocks to a disk and checks all it has written against what it remembers, without end. See disk.c. */
 int disk_run(int tty, const char *path);
 
+/* Mounts the ext4 file system on a device at /mnt, read-only, through dm-verity. See verity.c for what it says. */
+int verity_run(int tty, const char *device);
+
 /* Says the machine's generation identifier ("vmgenid: 8-4-4-4-12 hex digits", or "vmgenid: none" and why). */
 int vmgenid_run(int tty, const char *arguments);
