@@ -21,6 +21,9 @@ static void bash_verb(const struct verb *v)
         [TAKES_SNAPSHOTS] = "take=snapshots",
         [TAKES_ONE_SNAPSHOT] = "((n == 0)) && take=snapshots",
         [TAKES_VM_AND_SNAPSHOT] = "((n == 0)) && take=vms; ((n == 1)) && take=snapshots",
+        [TAKES_IMAGES] = "take=images",
+        [TAKES_ONE_IMAGE] = "((n == 0)) && take=images",
+        [TAKES_IMAGE_AND_FOLDER] = "((n == 0)) && take=images; ((n == 1)) && take=files",
         [TAKES_FILES] = "take=files",
         [TAKES_VMS_AND_FILES] = "take=vms; compopt -o default 2>/dev/null",
         [TAKES_SHELL] = "words+=' bash zsh fish'",
@@ -90,6 +93,8 @@ void completion_bash(void)
            "        words=$(vmctl list -q 2>/dev/null)\n"
            "    elif [[ $take == snapshots && $cur != -* ]]; then\n"
            "        words=$(vmctl snapshot list -q 2>/dev/null)\n"
+           "    elif [[ $take == images && $cur != -* ]]; then\n"
+           "        words=$(vmctl image list -q 2>/dev/null)\n"
            "    elif [[ $take == files && $cur != -* ]]; then\n"
            "        compopt -o default 2>/dev/null\n"
            "        return\n"

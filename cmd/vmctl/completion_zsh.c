@@ -78,6 +78,9 @@ static void zsh_verb(const struct verb *v)
         [TAKES_SNAPSHOTS] = "'*:snapshot:_vmctl_snapshots'",
         [TAKES_ONE_SNAPSHOT] = "'1:snapshot:_vmctl_snapshots'",
         [TAKES_VM_AND_SNAPSHOT] = "'1:VM:_vmctl_vms' '2:snapshot:_vmctl_snapshots'",
+        [TAKES_IMAGES] = "'*:image:_vmctl_images'",
+        [TAKES_ONE_IMAGE] = "'1:image:_vmctl_images'",
+        [TAKES_IMAGE_AND_FOLDER] = "'1:image:_vmctl_images' '2:folder:_files -/'",
         [TAKES_FILES] = "'*:spec:_files'",
         [TAKES_VMS_AND_FILES] = "'*:VM or spec:_vmctl_vms_and_files'",
         [TAKES_SHELL] = "'1:shell:(bash zsh fish)'",
@@ -96,7 +99,8 @@ void completion_zsh(void)
            "# zsh completion for vmctl, made by: vmctl completion zsh\n"
            "_vmctl_vms() { compadd -- ${(f)\"$(vmctl list -q 2>/dev/null)\"} }\n"
            "_vmctl_vms_and_files() { _vmctl_vms; _files }\n"
-           "_vmctl_snapshots() { compadd -- ${(f)\"$(vmctl snapshot list -q 2>/dev/null)\"} }\n");
+           "_vmctl_snapshots() { compadd -- ${(f)\"$(vmctl snapshot list -q 2>/dev/null)\"} }\n"
+           "_vmctl_images() { compadd -- ${(f)\"$(vmctl image list -q 2>/dev/null)\"} }\n");
     zsh_verb_list();
     printf("_vmctl() {\n"
            "    local verb\n"

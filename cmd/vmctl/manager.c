@@ -59,9 +59,9 @@ enum outcome outcome_of_call(int r, const char *name)
         const char *error;
         enum outcome outcome;
     } outcomes[] = {
-        { "NoSuchVM", OUTCOME_NO_SUCH },         { "NoSuchSnapshot", OUTCOME_NO_SUCH }, { "TimedOut", OUTCOME_TIMED_OUT },
-        { "Refused", OUTCOME_REFUSED },          { "WrongState", OUTCOME_REFUSED },     { "StaleIncarnation", OUTCOME_REFUSED },
-        { "PermissionDenied", OUTCOME_REFUSED },
+        { "NoSuchVM", OUTCOME_NO_SUCH },         { "NoSuchSnapshot", OUTCOME_NO_SUCH },   { "NoSuchImage", OUTCOME_NO_SUCH },
+        { "TimedOut", OUTCOME_TIMED_OUT },       { "Refused", OUTCOME_REFUSED },          { "WrongState", OUTCOME_REFUSED },
+        { "StaleIncarnation", OUTCOME_REFUSED }, { "PermissionDenied", OUTCOME_REFUSED },
     };
 
     if (r >= 0)

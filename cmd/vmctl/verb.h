@@ -34,6 +34,7 @@ struct invocation {
 
     /* of some verbs */
     bool all, force, purge, no_wait, follow, qemu, shim, console, exit_on_eof, more, standing, dry_run, restart;
+    bool image_verify, image_cancel;
     const char *signal, *condition, *escape, *boot, *mode, *pattern;
     int64_t timeout_ms, since, lines, backlog, count;
 };
@@ -98,6 +99,9 @@ enum verb_takes {
     TAKES_SNAPSHOTS,
     TAKES_ONE_SNAPSHOT,
     TAKES_VM_AND_SNAPSHOT,
+    TAKES_IMAGES,
+    TAKES_ONE_IMAGE,
+    TAKES_IMAGE_AND_FOLDER,
     TAKES_FILES,
     TAKES_VMS_AND_FILES,
     TAKES_SHELL,

@@ -104,8 +104,8 @@ json_t *activity_progress(const struct activity *a)
     uint64_t done = atomic_load(&a->task.done), total = atomic_load(&a->task.total), rate = rate_of(a);
     json_t *left = rate && total > done ? json_integer((json_int_t)((total - done + rate - 1) / rate)) : NULL;
 
-    return json_pack("{s:s, s:I, s:I, s:I, s:o*}", "phase", atomic_load(&a->task.phase), "done", (json_int_t)done, "total", (json_int_t)total,
-                     "rate", (json_int_t)rate, "seconds_left", left);
+    return json_pack("{s:s, s:I, s:I, s:I, s:o*}", "phase", atomic_load(&a->task.phase), "done", (json_int_t)done, "total",
+                     (json_int_t)total, "rate", (json_int_t)rate, "seconds_left", left);
 }
 
 static void tell(struct activity *a)
@@ -166,10 +166,12 @@ static int check_others(struct images_service *s, enum activity_kind kind, const
     if (s->stopping)
         return err_set(err, EBUSY, "refused", "the image service is about to end");
     if (s->n_activities >= ACTIVITIES_MAX)
-        return err_set(err, EBUSY, "refused", "%d pulls and the like are under way already: try again when one has ended", (int)ACTIVITIES_MAX);
+        return err_set(err, EBUSY, "refused", "%d pulls and the like are under way already: try again when one has ended",
+                       (int)ACTIVITIES_MAX);
     for (const struct activity *a = s->activities; fills(kind) && a; a = a->next)
         if (fills(a->kind) && streq(a->name, name) && streq(a->version, version))
-            return err_set(err, EBUSY, "refused", "image %s/%s has a %s under way", name, version, enum_to_string(&activity_kind_names, (int)a->kind));
+            return err_set(err, EBUSY, "refused", "image %s/%s has a %s under way", name, version,
+                           enum_to_string(&activity_kind_names, (int)a->kind));
     return 0;
 }
 

@@ -10,15 +10,9 @@
 enum { SOCKET_MODE = 0660, BACKLOG = 128 };
 
 static const struct varlink_method methods[] = {
-    { .name = "List", .run = api_list },
-    { .name = "GetRelease", .run = api_get_release },
-    { .name = "Resolve", .run = api_resolve },
-    { .name = "Pull", .run = api_pull },
-    { .name = "Cancel", .run = api_cancel },
-    { .name = "Import", .run = api_import },
-    { .name = "Verify", .run = api_verify },
-    { .name = "Delete", .run = api_delete },
-    { .name = "Prune", .run = api_prune },
+    { .name = "List", .run = api_list },     { .name = "GetRelease", .run = api_get_release }, { .name = "Resolve", .run = api_resolve },
+    { .name = "Pull", .run = api_pull },     { .name = "Cancel", .run = api_cancel },          { .name = "Import", .run = api_import },
+    { .name = "Verify", .run = api_verify }, { .name = "Delete", .run = api_delete },          { .name = "Prune", .run = api_prune },
 };
 
 int api_start(struct images_service *s, struct err *err)

@@ -164,14 +164,15 @@ static void run_resolve(struct look *l)
     local = version && image_release_find(&s->store, l->name, version, &release, NULL) >= 0;
     (void)image_release_find(&s->store, l->name, IMAGE_AUTO, &fallback, NULL);
     if (!known && !version && !fallback.version) {
-        l->r = err_set(&l->err, ENOENT, "no-source", "the host config has no source for image \"%s\" (\"images\" in %s/holdfast.json), and none is here",
-                       l->name, s->dirs.config);
+        l->r = err_set(&l->err, ENOENT, "no-source",
+                       "the host config has no source for image \"%s\" (\"images\" in %s/holdfast.json), and none is here", l->name,
+                       s->dirs.config);
         return;
     }
     l->flag = l->flag && known && is_due(&newest, config.check_interval_ms);
-    l->result = json_pack("{s:o*, s:b, s:o*, s:o*, s:o*}", "version", text_or_none(version), "local", (int)local, "fallback",
-                          text_or_none(fallback.version), "checked_at", time_or_none(newest.checked_us), "problem",
-                          text_or_none(newest.problem));
+    l->result =
+        json_pack("{s:o*, s:b, s:o*, s:o*, s:o*}", "version", text_or_none(version), "local", (int)local, "fallback",
+                  text_or_none(fallback.version), "checked_at", time_or_none(newest.checked_us), "problem", text_or_none(newest.problem));
     if (!l->result)
         l->r = -ENOMEM;
 }
@@ -272,11 +273,11 @@ static void run_prune(struct look *l)
 
         freed += item->reason ? 0 : item->size;
         if (item->reason)
-            (void)json_array_append_new(kept, json_pack("{s:s, s:s, s:o}", "name", item->name, "version", item->version, "reason",
-                                                        text_or_none(item->reason)));
+            (void)json_array_append_new(
+                kept, json_pack("{s:s, s:s, s:o}", "name", item->name, "version", item->version, "reason", text_or_none(item->reason)));
         else
-            (void)json_array_append_new(deleted, json_pack("{s:s, s:s, s:I}", "name", item->name, "version", item->version, "size",
-                                                           (json_int_t)item->size));
+            (void)json_array_append_new(
+                deleted, json_pack("{s:s, s:s, s:I}", "name", item->name, "version", item->version, "size", (json_int_t)item->size));
     }
     if (l->r >= 0 && !l->flag)
         prune_partials(l);

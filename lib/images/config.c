@@ -143,7 +143,9 @@ static int wrong(struct err *err, const struct image_source *source, const char 
 
 static int check_file_url(const struct image_source *source, struct err *err)
 {
-    static const struct template_value values[] = { { "bucket", "" }, { "prefix", "" }, { "filename", "" }, { "version", "" }, { "name", "" } };
+    static const struct template_value values[] = {
+        { "bucket", "" }, { "prefix", "" }, { "filename", "" }, { "version", "" }, { "name", "" }
+    };
     auto_free char *text = NULL;
     int r;
 
@@ -159,7 +161,7 @@ static int check_file_url(const struct image_source *source, struct err *err)
 
 static int check_command(const struct image_source *source, bool needed, struct err *err)
 {
-    static const struct template_value values[] = { { "action", "" }, { "name", "" },     { "version", "" }, { "role", "" },
+    static const struct template_value values[] = { { "action", "" }, { "name", "" },   { "version", "" },  { "role", "" },
                                                     { "bucket", "" }, { "prefix", "" }, { "filename", "" }, { "offset", "" } };
 
     if (!source->command || !source->command[0])
@@ -182,7 +184,8 @@ static int check_source(const struct image_source *source, struct err *err)
 {
     uint8_t key[KEY_BYTES];
 
-    if (source->public_key && (base64_decode(source->public_key, strlen(source->public_key), key, sizeof(key)) < 0 || key[0] != 'E' || key[1] != 'd'))
+    if (source->public_key &&
+        (base64_decode(source->public_key, strlen(source->public_key), key, sizeof(key)) < 0 || key[0] != 'E' || key[1] != 'd'))
         return wrong(err, source, "public_key", "expected the second line of a minisign public key");
     switch ((enum image_source_kind)source->kind) {
     case IMAGE_SOURCE_GITHUB:

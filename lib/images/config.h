@@ -52,14 +52,14 @@ struct images_config {
 };
 extern const struct record_type images_config_type;
 
-#define IMAGES_CONFIG_DEFAULTS                                                                                                       \
-    ((struct images_config){ .keep_versions = 2,                                                                                     \
-                             .parallel = 4,                                                                                          \
-                             .retries = 5,                                                                                           \
-                             .retry_delay_ms = 1000,                                                                                 \
-                             .connect_timeout_ms = 20 * 1000,                                                                        \
-                             .stall_timeout_ms = 60 * 1000,                                                                          \
-                             .check_interval_ms = 3600 * 1000,                                                                       \
+#define IMAGES_CONFIG_DEFAULTS                                 \
+    ((struct images_config){ .keep_versions = 2,               \
+                             .parallel = 4,                    \
+                             .retries = 5,                     \
+                             .retry_delay_ms = 1000,           \
+                             .connect_timeout_ms = 20 * 1000,  \
+                             .stall_timeout_ms = 60 * 1000,    \
+                             .check_interval_ms = 3600 * 1000, \
                              .margin = 256 * 1024 * 1024 })
 
 /* What the record's table can't say. The path in the text is below "/images". -EINVAL. */

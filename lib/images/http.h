@@ -16,9 +16,9 @@ struct http_head {
 
 struct http_get {
     const char *url;
-    char *const *hosts; /* NULL-ended, may be NULL */
-    uint64_t from;      /* Range: bytes=FROM- */
-    const char *validator; /* If-Range, NULL: none */
+    char *const *hosts;                                                     /* NULL-ended, may be NULL */
+    uint64_t from;                                                          /* Range: bytes=FROM- */
+    const char *validator;                                                  /* If-Range, NULL: none */
     int (*begin)(void *arg, const struct http_head *head, struct err *err); /* once, before any data */
     int (*data)(void *arg, const void *data, size_t len, struct err *err);
     void *arg;

@@ -53,10 +53,7 @@ bool manifest_file_is_repeated(const struct manifest *manifest, size_t i)
     return false;
 }
 
-static int bad(struct err *err, const char *role, const char *what)
-{
-    return err_set(err, EINVAL, "bad-manifest", "%s: %s", role, what);
-}
+static int bad(struct err *err, const char *role, const char *what) { return err_set(err, EINVAL, "bad-manifest", "%s: %s", role, what); }
 
 /* Publishers write hex digits in either case. */
 static void lower(char *s)

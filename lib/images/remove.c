@@ -58,8 +58,8 @@ static int check_users(int state_vms_fd, const char *name, const char *version, 
     if (r < 0)
         return err_set_errno(err, -r, "in-use", "can't tell which VMs use image %s/%s", name, version);
     if (unclear)
-        return err_set(err, EBUSY, "in-use", "can't tell whether a VM uses image %s/%s: " FILE_IMAGE_USE " of %s can't be read", name, version,
-                       vms.items[0]);
+        return err_set(err, EBUSY, "in-use", "can't tell whether a VM uses image %s/%s: " FILE_IMAGE_USE " of %s can't be read", name,
+                       version, vms.items[0]);
     if (vms.n)
         return err_set(err, EBUSY, "in-use", "image %s/%s is what %s%s was started with last", name, version, vms.items[0],
                        vms.n > 1 ? ", and others," : "");
@@ -89,7 +89,8 @@ int image_may_remove(const struct image_store *store, int state_vms_fd, const ch
     return fd < 0 ? fd : 0;
 }
 
-int image_remove(const struct image_store *store, int state_vms_fd, const char *name, const char *version, uint64_t *ret_freed, struct err *err)
+int image_remove(const struct image_store *store, int state_vms_fd, const char *name, const char *version, uint64_t *ret_freed,
+                 struct err *err)
 {
     auto_fd int fd = take(store, state_vms_fd, name, version, err), parent = -1;
     auto_free char *tombstone = NULL;
@@ -189,8 +190,8 @@ static int prune_one(const struct image_store *store, int state_vms_fd, const st
     return add(list, release, size, r < 0 ? err.text : NULL);
 }
 
-int image_prune(const struct image_store *store, int state_vms_fd, const char *name, uint64_t keep, bool dry_run, struct prune_list *ret_list,
-                struct err *err)
+int image_prune(const struct image_store *store, int state_vms_fd, const char *name, uint64_t keep, bool dry_run,
+                struct prune_list *ret_list, struct err *err)
 {
     auto_prune_list struct prune_list list = { 0 };
     auto_image_list struct image_list all = { 0 };
@@ -215,7 +216,8 @@ int image_prune(const struct image_store *store, int state_vms_fd, const char *n
         verified = verified || !release->problem;
         if (++seen <= keep)
             continue;
-        r = first_verified ? add(&list, release, 0, "it is the newest verified one") : prune_one(store, state_vms_fd, release, dry_run, &list);
+        r = first_verified ? add(&list, release, 0, "it is the newest verified one")
+                           : prune_one(store, state_vms_fd, release, dry_run, &list);
     }
     if (r < 0)
         return r;

@@ -32,5 +32,5 @@ void prune_list_clear(struct prune_list *list);
 
 /* Deletes what is beyond the `keep` newest releases of a name (NULL: of each). Never the newest verified one: while the newest is damaged,
  * that is one more. */
-int image_prune(const struct image_store *store, int state_vms_fd, const char *name, uint64_t keep, bool dry_run, struct prune_list *ret_list,
-                struct err *err);
+int image_prune(const struct image_store *store, int state_vms_fd, const char *name, uint64_t keep, bool dry_run,
+                struct prune_list *ret_list, struct err *err);

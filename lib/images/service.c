@@ -89,7 +89,8 @@ static int read_group(struct images_service *s, const char *wanted, struct err *
         const struct image_source *source = &config.sources.items[i];
 
         if (!source->public_key && ((source->url && has_prefix(source->url, "http://"))))
-            log_warning("the source of %s is asked by http:// and has no public_key: whoever is on the way may change its manifests", source->name);
+            log_warning("the source of %s is asked by http:// and has no public_key: whoever is on the way may change its manifests",
+                        source->name);
     }
     return find_group(s, wanted, group, err);
 }

@@ -45,8 +45,9 @@ int source_newest(struct image_task *task, const struct image_source *source, ch
     if (r < 0)
         return r;
     if (!image_version_is_valid(version))
-        return err_set(err, EBADMSG, "source", "the source of %s says that \"%.64s\" is its newest release: that is no name (" IMAGE_NAME_RULE ")",
-                       source->name, version);
+        return err_set(err, EBADMSG, "source",
+                       "the source of %s says that \"%.64s\" is its newest release: that is no name (" IMAGE_NAME_RULE ")", source->name,
+                       version);
     *ret_version = steal_ptr(&version);
     return 0;
 }
@@ -60,8 +61,8 @@ int source_verify_text(const struct image_source *source, const char *text, size
     return r;
 }
 
-int source_read_manifest(struct image_task *task, const struct image_source *source, const char *version, struct source_manifest *ret_manifest,
-                         struct err *err)
+int source_read_manifest(struct image_task *task, const struct image_source *source, const char *version,
+                         struct source_manifest *ret_manifest, struct err *err)
 {
     const struct source_ops *ops = kinds[source->kind];
     struct backoff backoff = fetch_backoff(task);

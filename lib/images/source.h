@@ -21,8 +21,8 @@ int source_newest(struct image_task *task, const struct image_source *source, ch
 
 /* A release's manifest, its signature verified where the source has a key. -ENOENT: the source has no such release; -EBADMSG: the signature
  * or the manifest is bad. */
-int source_read_manifest(struct image_task *task, const struct image_source *source, const char *version, struct source_manifest *ret_manifest,
-                         struct err *err);
+int source_read_manifest(struct image_task *task, const struct image_source *source, const char *version,
+                         struct source_manifest *ret_manifest, struct err *err);
 
 /* One attempt at the rest of a file, from sink_offset() on. 0: all of it came. -EAGAIN, -ENOENT and -ERANGE as for http_get(); -EBADMSG and
  * others of the sink. */

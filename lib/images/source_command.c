@@ -45,7 +45,9 @@ static int spawn(struct command *c, char *const *argv)
     err_read = err[0];
     err_write = err[1];
     const struct spawn_fd fds[] = { { .source = out_write, .target = STDOUT_FILENO }, { .source = err_write, .target = STDERR_FILENO } };
-    const struct spawn how = { .path = argv[0], .argv = argv, .env = environ, .fds = fds, .n_fds = ARRAY_LEN(fds), .go_fd = -1, .new_group = true };
+    const struct spawn how = {
+        .path = argv[0], .argv = argv, .env = environ, .fds = fds, .n_fds = ARRAY_LEN(fds), .go_fd = -1, .new_group = true
+    };
 
     r = spawn_child(&how, &c->pid);
     if (r < 0)
@@ -100,7 +102,9 @@ static int listen_to(struct command *c, struct err *err)
     int r = buffer ? 0 : -ENOMEM;
 
     while (r == 0) {
-        struct pollfd fds[] = { { .fd = c->out, .events = POLLIN }, { .fd = c->err_fd, .events = POLLIN }, { .fd = c->task->cancel_fd, .events = POLLIN } };
+        struct pollfd fds[] = { { .fd = c->out, .events = POLLIN },
+                                { .fd = c->err_fd, .events = POLLIN },
+                                { .fd = c->task->cancel_fd, .events = POLLIN } };
         uint64_t now = clock_mono_us(), quiet_ms = (now - heard) / 1000, all_ms = (now - begun) / 1000;
 
         if (image_task_is_cancelled(c->task))
@@ -253,8 +257,8 @@ static bool goes_on(const struct image_source *source)
 
 static int deliver(void *arg, const void *data, size_t len, struct err *err) { return sink_write(arg, data, len, err); }
 
-int source_command_fetch(struct image_task *task, const struct image_source *source, const char *version,
-                         const struct manifest_file *file, struct sink *sink, struct err *err)
+int source_command_fetch(struct image_task *task, const struct image_source *source, const char *version, const struct manifest_file *file,
+                         struct sink *sink, struct err *err)
 {
     struct command c = { .task = task, .source = source, .out = -1, .err_fd = -1, .data = deliver, .arg = sink };
     char offset[32];
@@ -263,8 +267,8 @@ int source_command_fetch(struct image_task *task, const struct image_source *sou
     if (r < 0)
         return r;
     (void)snprintf(offset, sizeof(offset), "%llu", (unsigned long long)sink_offset(sink));
-    const struct template_value values[] = { { "action", "file" },       { "name", source->name },   { "version", version },
-                                             { "role", file->role },     { "bucket", file->bucket }, { "prefix", file->prefix },
+    const struct template_value values[] = { { "action", "file" },           { "name", source->name },   { "version", version },
+                                             { "role", file->role },         { "bucket", file->bucket }, { "prefix", file->prefix },
                                              { "filename", file->filename }, { "offset", offset } };
     return run(&c, values, ARRAY_LEN(values), err);
 }

@@ -127,4 +127,6 @@ static int folder_fetch(struct image_task *task, const struct image_source *sour
     return r < 0 ? r : copy(task, fd, sink, file->filename, err);
 }
 
-const struct source_ops source_folder = { .newest = folder_newest, .manifest = folder_manifest, .parse = source_parse_manifest, .fetch = folder_fetch };
+const struct source_ops source_folder = {
+    .newest = folder_newest, .manifest = folder_manifest, .parse = source_parse_manifest, .fetch = folder_fetch
+};

@@ -141,7 +141,9 @@ static int github_fetch(struct image_task *task, const struct image_source *sour
     return r < 0 ? r : fetch_url(task, source, url, sink, err);
 }
 
-const struct source_ops source_github = { .newest = github_newest, .manifest = github_manifest, .parse = source_parse_manifest, .fetch = github_fetch };
+const struct source_ops source_github = {
+    .newest = github_newest, .manifest = github_manifest, .parse = source_parse_manifest, .fetch = github_fetch
+};
 
 /* ---- an index ---- */
 
@@ -223,10 +225,14 @@ static int index_fetch(struct image_task *task, const struct image_source *sourc
     int r = http_url_resolve(source->url, file->url ? file->url : file->filename, &url);
 
     if (r < 0)
-        return r == -ENOMEM ? r : err_set(err, EACCES, "bad-url", "%s: \"%s\" is no URL", file->role, file->url ? file->url : file->filename);
+        return r == -ENOMEM ? r
+                            : err_set(err, EACCES, "bad-url", "%s: \"%s\" is no URL", file->role, file->url ? file->url : file->filename);
     if (!http_url_is_allowed(url, source->url, source->hosts))
-        return err_set(err, EACCES, "redirect", "%s: %s is on a host that the config doesn't name (\"hosts\" of the source)", file->role, url);
+        return err_set(err, EACCES, "redirect", "%s: %s is on a host that the config doesn't name (\"hosts\" of the source)", file->role,
+                       url);
     return fetch_url(task, source, url, sink, err);
 }
 
-const struct source_ops source_index = { .newest = index_newest_of, .manifest = index_manifest, .parse = index_parse_version, .fetch = index_fetch };
+const struct source_ops source_index = {
+    .newest = index_newest_of, .manifest = index_manifest, .parse = index_parse_version, .fetch = index_fetch
+};

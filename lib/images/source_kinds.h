@@ -20,5 +20,5 @@ extern const struct source_ops source_github, source_index, source_folder, sourc
 int source_parse_manifest(const struct image_source *source, const char *version, struct source_manifest *m, struct err *err);
 /* The source's key, where it has one, against a text and its signature. */
 int source_verify_text(const struct image_source *source, const char *text, size_t len, const char *signature, struct err *err);
-int source_command_fetch(struct image_task *task, const struct image_source *source, const char *version,
-                         const struct manifest_file *file, struct sink *sink, struct err *err);
+int source_command_fetch(struct image_task *task, const struct image_source *source, const char *version, const struct manifest_file *file,
+                         struct sink *sink, struct err *err);

@@ -51,8 +51,9 @@ static json_t *files_to_wire(const struct image_release *release)
         auto_free char *path = NULL;
 
         if (str_format(&path, "%s/%s", release->path, file->filename) >= 0)
-            (void)json_array_append_new(files, json_pack("{s:s, s:s, s:o, s:I, s:s}", "role", file->role, "filename", file->filename, "path",
-                                                         text_or_none(path), "size", (json_int_t)file->size, "sha256", file->sha256));
+            (void)json_array_append_new(files,
+                                        json_pack("{s:s, s:s, s:o, s:I, s:s}", "role", file->role, "filename", file->filename, "path",
+                                                  text_or_none(path), "size", (json_int_t)file->size, "sha256", file->sha256));
     }
     return files;
 }

@@ -15,8 +15,8 @@ static const struct image_source *source_of(struct activity *a)
     const struct image_source *source = images_config_source(&a->config, a->name);
 
     if (!source)
-        a->r = err_set(&a->err, ENOENT, "no-source", "the host config has no source for image \"%s\" (\"images\" in %s/holdfast.json)", a->name,
-                       a->service->dirs.config);
+        a->r = err_set(&a->err, ENOENT, "no-source", "the host config has no source for image \"%s\" (\"images\" in %s/holdfast.json)",
+                       a->name, a->service->dirs.config);
     return source;
 }
 
@@ -128,7 +128,8 @@ static void import(struct activity *a)
     folder.public_key = known ? known->public_key : NULL;
     get(a, &folder);
     if (a->r >= 0 && a->already)
-        a->r = err_set(&a->err, EBUSY, "refused", "image %s/%s is here already: delete it first, or give another version", a->name, a->version);
+        a->r = err_set(&a->err, EBUSY, "refused", "image %s/%s is here already: delete it first, or give another version", a->name,
+                       a->version);
     if (a->r >= 0)
         remember_import(a);
 }
