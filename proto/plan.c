@@ -278,3 +278,11 @@ int plan_digest(const struct plan *plan, char ret_hex[17])
 }
 
 void plan_clear(struct plan *plan) { record_clear(&plan_type, plan); }
+
+bool plan_disk_is_made(const struct plan *plan, const char *path)
+{
+    for (size_t i = 0; i < plan->n_disks; i++)
+        if (!plan->disks[i].size && streq(plan->disks[i].path, path))
+            return true;
+    return false;
+}

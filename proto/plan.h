@@ -148,6 +148,9 @@ struct plan {
 
 extern const struct record_type plan_type;
 
+/* Whether the file of this path is a disk that is made of files. */
+bool plan_disk_is_made(const struct plan *plan, const char *path);
+
 /* Digest of a plan but for its restore: equal plans, equal digests, whatever the order of keys. */
 int plan_digest(const struct plan *plan, char ret_hex[17]);
 

@@ -100,6 +100,7 @@ struct freeze_input {
 struct frozen_disk {
     char node[16];                 /* "disk0" */
     bool readonly;                 /* then there is nothing of the overlay and the top */
+    bool made;                     /* of files: an image of the VM's own, which it removes when it has another */
     uint64_t size;                 /* as the guest sees it */
     struct snapshot_layer *layers; /* of the disk as it is frozen, nearest first */
     size_t n_layers;

@@ -68,7 +68,7 @@ static int link_layer(const struct naming *to, const struct frozen_disk *disk, s
     auto_fd int opened = -1;
     int fd = disk->frozen_fd, r;
 
-    if (k > 0)
+    if (k > 0 || disk->readonly)
         fd = opened = open_layer(layer->path, err);
     if (fd < 0)
         return fd;
@@ -96,7 +96,7 @@ static int link_disk(const struct naming *to, const struct frozen_disk *disk, st
     ret->n_layers = disk->n_layers;
     ret->readonly = disk->readonly;
     ret->size = disk->size;
-    for (size_t k = 0; k < ret->n_layers && !disk->readonly && r >= 0; k++)
+    for (size_t k = 0; k < ret->n_layers && (!disk->readonly || disk->made) && r >= 0; k++)
         r = link_layer(to, disk, k, &ret->layers[k], err);
     return r;
 }
@@ -196,9 +196,30 @@ static int restore_written(struct restoring *to, const struct chain *chain, cons
     return r;
 }
 
-/* As the plan says, when that names what the guest had; a clone of a VM with a read-only disk of its own has another path for it. */
-static int restore_read(struct restoring *to, const struct chain *chain, const struct snapshot_disk *disk)
+/* A disk made of files is the snapshot's, to the byte, until the next boot: the guest may have it mounted. */
+static int restore_made(struct restoring *to, const struct chain *chain, const struct snapshot_disk *disk, struct err *err)
 {
+    struct snapshot_layer *layers = NULL;
+    auto_fd int folder = layers_folder(to->state_fd, chain->index, &to->number);
+    int r;
+
+    if (folder < 0)
+        return err_set_errno(err, -folder, "no-overlay", "can't use %s/" FOLDER_LAYERS, to->plan->state_dir);
+    to->folder = folder;
+    r = layers_copy(disk->layers, disk->n_layers, &layers);
+    for (size_t k = 0; k < disk->n_layers && r >= 0; k++)
+        r = take_layer(to, disk->node, &layers[k], err);
+    if (r >= 0)
+        r = disks_set(to->record, chain->layers[0].path, layers, disk->n_layers);
+    layers_free(layers, layers ? disk->n_layers : 0);
+    return r;
+}
+
+/* As the plan says, when that names what the guest had; a clone of a VM with a read-only disk of its own has another path for it. */
+static int restore_read(struct restoring *to, const struct chain *chain, const struct snapshot_disk *disk, struct err *err)
+{
+    if (plan_disk_is_made(to->plan, chain->layers[0].path))
+        return restore_made(to, chain, disk, err);
     const struct disk_layers *entry = disks_find(to->record, chain->layers[0].path);
 
     if (streq(disk->layers[0].path, entry ? entry->layers[0].path : chain->layers[0].path))
@@ -244,7 +265,7 @@ int layers_restore(int state_fd, const struct plan *plan, const struct snapshot 
     if (r >= 0)
         r = disks_copy(old, &record);
     for (size_t i = 0; i < chains.n && r >= 0; i++)
-        r = snapshot->disks[i].readonly ? restore_read(&to, &chains.items[i], &snapshot->disks[i])
+        r = snapshot->disks[i].readonly ? restore_read(&to, &chains.items[i], &snapshot->disks[i], err)
                                         : restore_written(&to, &chains.items[i], &snapshot->disks[i], err);
     if (r >= 0)
         r = layers_apply(plan, &record, &layered, err); /* all that would be refused at the launch is refused here */

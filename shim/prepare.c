@@ -124,6 +124,13 @@ static int run_step(struct vm *vm, const struct plan_step *step)
     return pidref_open(pid, &vm->prepare.child);
 }
 
+/* A restored guest has the snapshot's disks. What is made of files is made all the same: the next boot, when the files may be others, needs
+ * it. */
+static bool is_replaced(const struct vm *vm, const char *path)
+{
+    return restore_replaces(vm, path) && !plan_disk_is_made(&vm->plan, path);
+}
+
 static void next_step(struct vm *vm)
 {
     struct stat st;
@@ -136,7 +143,7 @@ static void next_step(struct vm *vm)
             vm_handle(vm, vm_is_restoring(vm) ? VM_RESTORE : VM_PREPARED, NULL);
             return;
         }
-        if (step->creates && (restore_replaces(vm, step->creates) || lstat(step->creates, &st) == 0))
+        if (step->creates && (is_replaced(vm, step->creates) || lstat(step->creates, &st) == 0))
             continue;
         if (step->writes) /* of a shim that was killed in the middle */
             (void)unlink(step->writes);

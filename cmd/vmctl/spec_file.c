@@ -10,6 +10,7 @@
 #include "lib/base/fd.h"
 #include "lib/base/json.h"
 #include "lib/disk/own_disks.h"
+#include "lib/disk/spec_recipes.h"
 #include "proto/launch.h"
 
 static int is_spec_name(const struct dirent *e)
@@ -120,13 +121,37 @@ static void check_name(struct spec_file *f, struct map *names)
     spec_file_add_problem(f, "/name", reason);
 }
 
+/* Of the host config, as far as we may read it: what is wrong with that is the manager's to say. */
+static char *host_keys(const struct invocation *in)
+{
+    static const char *const files[] = { "holdfast.json", "config.json" }; /* as lib/manager/config.c */
+    auto_json json_t *config = NULL;
+    const char *keys;
+
+    for (size_t i = 0; i < ARRAY_LEN(files) && !config; i++) {
+        auto_free char *path = NULL, *text = NULL;
+        size_t len;
+
+        if (str_format(&path, "%s/%s", in->dirs.config, files[i]) < 0)
+            must(NULL);
+        if (read_text(path, &text, &len) >= 0)
+            (void)json_parse(text, len, &config, NULL);
+    }
+    keys = json_string_value(json_object_get(json_object_get(config, "vm_config"), "authorized_keys_file"));
+    return keys ? must(strdup(keys)) : NULL;
+}
+
 /* What this host says of it, and the disks that are there of a VM with its name. */
 static void check_host(const struct invocation *in, const struct spec_reader *reader, struct spec_file *f)
 {
+    struct spec_finding finding = { f->json, reader };
     auto_free char *state = NULL;
+    struct spec_digests digests;
+    int r = spec_load_host(f->json, &f->spec, reader);
 
-    if (spec_load_host(f->json, &f->spec, reader) < 0 || str_format(&state, "%s/" FOLDER_VMS "/%s", in->dirs.state, f->spec.name) < 0 ||
-        own_disks_check(&f->spec, state, problem, f) < 0)
+    if (r < 0 || str_format(&state, "%s/" FOLDER_VMS "/%s", in->dirs.state, f->spec.name) < 0 ||
+        own_disks_check(&f->spec, state, spec_found, &finding) < 0 ||
+        (r == 0 && spec_recipes_digest(&f->spec, spec_found, &finding, &digests) < 0))
         must(NULL);
 }
 
@@ -138,9 +163,11 @@ enum outcome spec_file_load(const struct invocation *in, const char *path, struc
         .problems = must_json(json_array()),
         .warnings = must_json(json_array()),
     };
-    const struct spec_reader reader = { .problem = problem, .warning = warning, .arg = &f };
+    struct spec_reader reader = { .problem = problem, .warning = warning, .arg = &f };
 
     read_json(&f);
+    if (f.json && spec_is_spvm(f.json))
+        reader.authorized_keys = f.keys = host_keys(in);
     if (f.json) {
         int r = spec_load(f.json, &reader, &f.spec);
         if (r < 0)
@@ -157,6 +184,7 @@ enum outcome spec_file_load(const struct invocation *in, const char *path, struc
 
 void spec_file_clear(struct spec_file *f)
 {
+    free(f->keys);
     json_decref(f->json);
     json_decref(f->problems);
     json_decref(f->warnings);

@@ -11,6 +11,7 @@
 struct spec_file {
     const char *path;  /* borrowed; "-": standard input */
     const char *shown; /* as it is called in messages */
+    char *keys;        /* the authorized_keys file of the host config, for sp-vm files; or NULL */
     json_t *json;      /* as written; NULL when it couldn't be read */
     struct spec spec;  /* valid when there are no problems */
     json_t *problems;  /* array of {path, reason} */

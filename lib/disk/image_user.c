@@ -36,7 +36,7 @@ static bool has_lock(int process, const char *fd_name)
 {
     auto_free char *name = NULL, *text = NULL;
 
-    if (str_format(&name, "fdinfo/%s", fd_name) < 0 || read_text(process, name, &text) < 0)
+    if (str_format(&name, "fdinfo/%s", fd_name) < 0 || read_text(process, name, &text) < 0 || !text)
         return false;
     return strstr(text, "\nlock:") && strstr(text, "OFDLCK");
 }

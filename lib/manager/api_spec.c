@@ -4,6 +4,7 @@
 #include "lib/base/file.h"
 #include "lib/base/log.h"
 #include "lib/disk/own_disks.h"
+#include "lib/disk/spec_recipes.h"
 #include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
 #include "lib/manager/down.h"
@@ -24,7 +25,8 @@ static const char *const change_names[] = { "created", "updated", "unchanged" };
 
 struct apply {
     struct job job;
-    struct host_limits limits;
+    struct host_limits limits; /* these two of the host config */
+    char *authorized_keys;
     struct manager *manager;
     struct answer answer;
     json_t *spec;
@@ -43,17 +45,23 @@ static void apply_free(struct apply *a)
 {
     json_decref(a->spec);
     json_decref(a->problems);
+    free(a->authorized_keys);
     free(a->file);
     free(a);
 }
 
-static int check_disks(const struct apply *a, const struct spec *spec)
+static int check_disks(const struct apply *a, const struct spec *spec, const struct spec_reader *reader)
 {
+    struct spec_finding finding = { a->spec, reader };
+    struct spec_digests digests;
     auto_free char *state = NULL;
+    int n, r;
 
     if (str_format(&state, "%s/" FOLDER_VMS "/%s", a->manager->dirs.state, spec->name) < 0)
         return -ENOMEM;
-    return own_disks_check(spec, state, specs_collect_problem, a->problems);
+    n = own_disks_check(spec, state, spec_found, &finding);
+    r = n < 0 ? n : spec_recipes_digest(spec, spec_found, &finding, &digests);
+    return r < 0 ? r : n + r;
 }
 
 /* Nothing is given yet, so what is left to us is in nobody's way. */
@@ -74,7 +82,12 @@ static void check_run(struct job *job)
     struct apply *a = container_of(job, struct apply, job);
     auto_spec struct spec spec = { 0 };
     auto_json json_t *old = NULL;
-    const struct spec_reader reader = { .problem = specs_collect_problem, .arg = a->problems, .sysfs_root = a->manager->sysfs_root };
+    const struct spec_reader reader = {
+        .problem = specs_collect_problem,
+        .arg = a->problems,
+        .sysfs_root = a->manager->sysfs_root,
+        .authorized_keys = a->authorized_keys,
+    };
     int r;
 
     a->r = spec_load(a->spec, &reader, &spec);
@@ -82,7 +95,7 @@ static void check_run(struct job *job)
         a->enabled = spec.enabled;
         a->r = spec_load_host(a->spec, &spec, &reader);
         if (a->r == 0)
-            a->r = check_disks(a, &spec);
+            a->r = check_disks(a, &spec, &reader);
     }
     if (a->r == 0 && a->enabled)
         a->r = check_claims(a, &spec);
@@ -303,6 +316,7 @@ void api_apply(struct varlink_call *call, const json_t *parameters, void *userda
     if (a) {
         a->manager = m;
         a->limits = m->config.limits;
+        (void)str_set(&a->authorized_keys, m->config.vm_config.authorized_keys_file);
         a->spec = json_deep_copy(spec);
         a->problems = json_array();
     }

@@ -87,6 +87,9 @@ static int config_parse(const char *text, size_t len, struct host_config *config
     r = images_config_check(&config->images, err);
     if (r < 0)
         return r;
+    if (config->vm_config.authorized_keys_file && config->vm_config.authorized_keys_file[0] != '/')
+        return err_set(err, EINVAL, "bad-config", "/vm_config/authorized_keys_file: \"%s\" is not an absolute path",
+                       config->vm_config.authorized_keys_file);
     if (!config->vm_config.configs_dir && json_is_object(json_object_get(json, "vm_config")))
         return str_set(&config->vm_config.configs_dir, SPVM_CONFIGS_DIR);
     if (config->vm_config.configs_dir && config->vm_config.configs_dir[0] != '/')

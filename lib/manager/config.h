@@ -38,7 +38,7 @@ struct host_config {
     } watch;
     struct {
         char *configs_dir;          /* absolute: the folder of specs, NULL: CONFIG/vms */
-        char *authorized_keys_file; /* not used by this version */
+        char *authorized_keys_file; /* absolute: put on the config disk of VMs with "debug" */
     } vm_config;                    /* of the sp-vm watchdog */
     struct images_config images;    /* of holdfast-imaged, which reads it by itself */
 };

@@ -193,10 +193,6 @@ static int copy_dirs(struct manager *m, const struct dirs *dirs)
 
 static int find_specs(struct manager *m)
 {
-    const char *keys = m->config.vm_config.authorized_keys_file;
-
-    if (keys)
-        log_warning("/vm_config/authorized_keys_file: not used by this version: %s goes into no VM", keys);
     if (m->config.vm_config.configs_dir)
         return str_set(&m->specs_dir, m->config.vm_config.configs_dir);
     return str_format(&m->specs_dir, "%s/%s", m->dirs.config, FOLDER_VMS);

@@ -123,6 +123,9 @@ static int apply(const struct plan_request *p, const struct image_release *relea
     if (!kernel && !firmware && !rootfs)
         return err_set(err, EINVAL, "bad-image", "image %s %s has nothing to boot: no kernel, no bios, no image", release->name,
                        release->version);
+    if (!firmware && spec->confidential != CONFIDENTIAL_NONE && spec->confidential != CONFIDENTIAL_AUTO)
+        return err_set(err, EINVAL, "bad-image", "image %s %s has no firmware (%s), and a guest with confidential \"%s\" needs it",
+                       release->name, release->version, ROLE_FIRMWARE, enum_to_string(&confidential_mode_names, spec->confidential));
     const struct spec_release files = {
         .version = release->version,
         .kernel = kernel,

@@ -7,6 +7,7 @@
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/base/program.h"
 #include "lib/disk/own_disks.h"
 #include "lib/host/host.h"
 #include "lib/manager/allocations.h"
@@ -52,6 +53,7 @@ void plan_request_free(struct plan_request *p)
     gpu_wish_clear(&p->gpus);
     free(p->spec_file);
     free(p->qemu_user);
+    free(p->authorized_keys);
     free(p->qemu_path);
     vm_unref(p->vm);
     free(p);
@@ -61,19 +63,28 @@ bool plan_awaits_image(const struct plan_request *p) { return p->r == -ENOENT &&
 
 static int place_of(const struct plan_request *p, struct plan_place *f);
 
-/* The number of problems with the disks that are there already, or -ENOMEM. Those of a restore are the snapshot's. */
-static int check_disks(const struct plan_request *p, const struct spec *spec)
+/* The number of problems with the disks that are there already and the files others are to be made of, or -ENOMEM. The disks of a restore are
+ * the snapshot's. */
+static int check_disks(struct plan_request *p, const struct spec *spec, struct spec_finding *finding)
 {
     struct plan_place auto_cleanup(plan_place_clear) place = { 0 };
-    int r = p->restore.vm ? 0 : place_of(p, &place);
+    int n = 0, r = p->restore.vm ? 0 : place_of(p, &place);
 
-    return r < 0 || p->restore.vm ? r : own_disks_check(spec, place.state, specs_collect_problem, p->problems);
+    if (r >= 0 && !p->restore.vm)
+        r = n = own_disks_check(spec, place.state, spec_found, finding);
+    if (r >= 0)
+        r = spec_recipes_digest(spec, spec_found, finding, &p->digests);
+    return r < 0 ? r : n + r;
 }
 
 static int read_spec(struct plan_request *p, struct spec *ret_spec, bool *ret_spvm)
 {
     auto_json json_t *json = NULL;
-    struct spec_reader reader = { .problem = specs_collect_problem, .sysfs_root = p->vm->manager->sysfs_root };
+    struct spec_reader reader = {
+        .problem = specs_collect_problem,
+        .sysfs_root = p->vm->manager->sysfs_root,
+        .authorized_keys = p->authorized_keys,
+    };
     struct spec spec = { 0 };
     int r;
 
@@ -95,7 +106,7 @@ static int read_spec(struct plan_request *p, struct spec *ret_spec, bool *ret_sp
     } else {
         r = spec_load_host(json, &spec, &reader);
         if (r == 0)
-            r = check_disks(p, &spec);
+            r = check_disks(p, &spec, &(struct spec_finding){ json, &reader });
         if (r > 0)
             r = specs_problems_err(p->problems, &p->err);
     }
@@ -183,7 +194,7 @@ static int resolve(struct plan_request *p, struct spec *spec, const struct qemu_
     };
     struct host host = { 0 };
     auto_qemu_user struct qemu_user user = { 0 };
-    auto_free char *qemu_img = NULL, *kvm_group = kvm_group_find(), *release_dir = NULL;
+    auto_free char *qemu_img = NULL, *mkdisk = NULL, *kvm_group = kvm_group_find(), *release_dir = NULL;
     int r;
 
     r = qemu_user_find(spec->qemu.user ? spec->qemu.user : p->qemu_user, &user, &p->err);
@@ -198,6 +209,13 @@ static int resolve(struct plan_request *p, struct spec *spec, const struct qemu_
     if (r < 0)
         return r;
     in.qemu_img_path = qemu_img;
+    in.config_digest = p->digests.config[0] ? p->digests.config : NULL;
+    in.seed_digest = p->digests.seed[0] ? p->digests.seed : NULL;
+    if (in.config_digest || in.seed_digest)
+        r = program_find("holdfast-mkdisk", &mkdisk, &p->err);
+    if (r < 0)
+        return r;
+    in.mkdisk_path = mkdisk;
     r = place_of(p, &place);
     if (r < 0)
         return r;
@@ -441,7 +459,9 @@ struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*callba
     if (!p)
         return NULL;
     p->plan_fd = p->release_fd = -1;
-    if (str_set(&p->spec_file, specs_file(vm, file)) < 0 || str_set(&p->qemu_user, vm->manager->config.qemu_user) < 0) {
+    if (str_set(&p->spec_file, specs_file(vm, file)) < 0 || str_set(&p->qemu_user, vm->manager->config.qemu_user) < 0 ||
+        str_set(&p->authorized_keys, vm->manager->config.vm_config.authorized_keys_file) < 0) {
+        free(p->qemu_user);
         free(p->spec_file);
         free(p);
         return NULL;

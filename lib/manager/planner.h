@@ -3,6 +3,7 @@
 
 #include "lib/base/err.h"
 #include "lib/base/json.h"
+#include "lib/disk/spec_recipes.h"
 #include "lib/manager/gpus.h"
 #include "lib/manager/host_limits.h"
 #include "lib/manager/vm.h"
@@ -43,6 +44,7 @@ struct plan_request {
     bool ephemeral;                /* the restore is for learning the working set */
     struct host_limits limits;     /* of the host config when it was made: it may be replaced meanwhile */
     struct port_range ports;
+    char *authorized_keys;
     char *qemu_path; /* to be asked */
     bool asked, features;          /* whether it was, and whether what it offers to confidential guests and devices is to be asked too */
     void (*done)(struct plan_request *p); /* frees with plan_request_free() */
@@ -54,6 +56,7 @@ struct plan_request {
     int r;                /* 0, or -errno and err; problems when the spec is at fault */
     struct err err;
     json_t *problems; /* array of Problem, or NULL */
+    struct spec_digests digests; /* of the files that disks are made of */
     char digest[17];
     int plan_fd;
     struct gpu_wish gpus;          /* of a PLAN_LAUNCH: what must be bound before QEMU starts */

@@ -6,6 +6,7 @@
 #include "lib/base/parse.h"
 #include "lib/base/util.h"
 #include "lib/qemu/argv.h"
+#include "lib/qemu/made_disks.h"
 #include "lib/spec/claims.h"
 #include "lib/spec/limits.h"
 
@@ -296,6 +297,8 @@ static int resolve_policies(const struct spec *spec, struct plan *plan)
 int plan_resolve(const struct resolve_input *in, struct plan *ret_plan, struct err *err)
 {
     auto_plan struct plan plan = { .schema = PLAN_SCHEMA };
+    auto_made_disks struct made_disks made = { 0 };
+    struct resolve_input full = *in;
 
     int r = check_input(in, err);
     if (r < 0)
@@ -303,10 +306,16 @@ int plan_resolve(const struct resolve_input *in, struct plan *ret_plan, struct e
     if (str_set(&plan.name, in->spec->name) < 0 || str_set(&plan.run_dir, in->run_dir) < 0 || str_set(&plan.state_dir, in->state_dir) < 0 ||
         str_set(&plan.log_dir, in->log_dir) < 0)
         return -ENOMEM;
-    r = resolve_qemu(in, &plan, err);
+    r = made_disks_init(in, &made, err);
     if (r < 0)
         return r;
-    r = resolve_prepare(in, &plan, err);
+    full.spec = &made.spec;
+    r = resolve_qemu(&full, &plan, err);
+    if (r < 0)
+        return r;
+    r = resolve_prepare(&full, &plan, err);
+    if (r >= 0)
+        r = made_disks_push(in, &made, &plan);
     if (r < 0)
         return r;
     r = resolve_policies(in->spec, &plan);

@@ -15,6 +15,11 @@ enum {
     PROBE_RETRIES_MAX = 1000,
     RESTART_ATTEMPTS_MAX = 1000 * 1000,
     LOG_KEEP_MAX = 1000,
+    LABEL_MAX = 16,           /* of ext4: EXT2_LABEL_LEN */
+    CONTENT_FILES_MAX = 1024, /* files and folders on a disk that is made of files */
+    CONTENT_DEPTH_MAX = 16,   /* folders in each other */
+    CONTENT_PATH_MAX = 1023,  /* bytes of a path on it; 255 of each part: ext4 */
+    CONTENT_NAME_MAX = 255,
     VSOCK_CID_MIN = 3,   /* 0 to 2 are the hypervisor, loopback and the host: vsock(7) */
     IFNAME_LEN_MAX = 15, /* IFNAMSIZ - 1: netdevice(7) */
     RESTART_DELAY_MIN_MS = 100,
@@ -26,6 +31,7 @@ enum {
 #define MEMORY_MAX (UINT64_C(64) << 40)
 #define DISK_SIZE_MIN (UINT64_C(1) << 20)
 #define DISK_SIZE_MAX (UINT64_C(1) << 50)
+#define CONTENT_SIZE_MAX (UINT64_C(64) << 20) /* bytes on it: they are read at each look at the spec */
 #define LOG_SIZE_MIN (UINT64_C(64) << 10)
 #define LOG_SIZE_MAX (UINT64_C(1) << 40)
 #define DURATION_MAX_MS (UINT64_C(365) * 24 * 3600 * 1000) /* so that sums of durations can't overflow a timer */

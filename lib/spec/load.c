@@ -29,3 +29,14 @@ int spec_load_host(const json_t *json, const struct spec *spec, const struct spe
     int more = n < 0 ? n : spec_check_host_devices(spec, spec_reader_sysfs(reader), reader->problem, reader->arg);
     return more < 0 ? more : n + more;
 }
+
+void spec_found(void *finding, const struct err *err)
+{
+    const struct spec_finding *found = finding;
+    struct err as_given = *err;
+
+    if (spec_is_spvm(found->json))
+        spvm_place(found->json, &as_given);
+    if (found->reader->problem)
+        found->reader->problem(found->reader->arg, &as_given);
+}

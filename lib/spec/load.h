@@ -9,7 +9,9 @@ struct spec_reader {
     void (*warning)(void *arg, const struct err *err); /* id "spec-warning": read, but not followed; may be NULL */
     void *arg;
     const char *sysfs_root; /* put in front of /sys and /proc in its place, where it is set */
-    const char *root;       /* put in front of every path that is looked at, for tests; NULL: the host's own root */
+    /* Of the host config: put on the config disk of an sp-vm VM with "debug". NULL: none. */
+    const char *authorized_keys;
+    const char *root; /* put in front of every path that is looked at, for tests; NULL: the host's own root */
 };
 
 const char *spec_reader_sysfs(const struct spec_reader *reader);
@@ -22,6 +24,14 @@ int spec_warnings(const json_t *json, const struct spec_reader *reader);
 
 /* As spec_parse(), of either form, with the warnings first. Of an sp-vm file that names a "build_dir" that folder is read: blocks. */
 int spec_load(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec);
+
+/* For who finds more in the spec that `json` became: hands an error on to the reader's `problem`, its place in the terms of the file. The
+ * argument of spec_found() is one of these. */
+struct spec_finding {
+    const json_t *json;
+    const struct spec_reader *reader;
+};
+void spec_found(void *finding, const struct err *err);
 
 /* What only this host can say of what spec_load() made of `json`. The number of problems, or -ENOMEM. */
 int spec_load_host(const json_t *json, const struct spec *spec, const struct spec_reader *reader);

@@ -68,6 +68,17 @@ struct spec {
     } image;
     struct spec_disk *disks;
     size_t n_disks;
+    struct {
+        bool wanted;
+        char *label;     /* "config" */
+        char *directory; /* all that is in it; may be NULL */
+        struct pair *files; /* path on the disk, path on the host */
+        size_t n_files;
+    } config_disk; /* a read-only ext4 behind the disks */
+    struct {
+        bool wanted;
+        char *user_data, *meta_data, *network_config; /* but for the first they may be NULL */
+    } seed; /* cloud-init's, behind that */
     struct spec_network *network;
     size_t n_network;
     struct {
@@ -97,8 +108,8 @@ struct spec {
 };
 
 /* Parses and checks one native spec, reporting every mistake it has (id "bad-spec"), each with its JSON Pointer in front of the text
- * ("/disks/0/size: expected a size like \"20G\", got 20"). `config_disk` is refused as
- * not supported by this version. `report` may be NULL. Returns the number of mistakes (0: *ret_spec is the caller's), or -ENOMEM. */
+ * ("/disks/0/size: expected a size like \"20G\", got 20").
+ * `report` may be NULL. Returns the number of mistakes (0: *ret_spec is the caller's), or -ENOMEM. */
 int spec_parse(const json_t *json, void (*report)(void *arg, const struct err *err), void *arg, struct spec *ret_spec);
 
 /* What only this host can say: kernel, initrd, firmware, disk paths and QEMU there and usable; tap present. Reports as above. */

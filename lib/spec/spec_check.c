@@ -74,7 +74,7 @@ static void check_confidential(const struct spec *spec, struct problems *p)
 
     if (spec->confidential != CONFIDENTIAL_TDX && spec->confidential != CONFIDENTIAL_SEV_SNP)
         return;
-    if (!spec->boot.firmware && !problem_under(p, "/boot"))
+    if (!spec->boot.firmware && !spec->image.name && !problem_under(p, "/boot"))
         problem_add(p, "/boot/firmware: missing; a guest with confidential \"%s\" doesn't start by QEMU's own BIOS", mode);
     if (spec->accel == ACCEL_TCG)
         problem_add(p, "/accel: confidential \"%s\" needs KVM: say \"auto\" or \"kvm\"", mode);
@@ -264,7 +264,9 @@ int spec_check(struct spec *spec, struct problems *p)
     check_confidential(spec, p);
     spec_check_image(spec, p);
     spec_check_disks(spec, p);
-    int r = spec_check_network(spec, p);
+    int r = spec_check_content(spec, p);
+    if (r >= 0)
+        r = spec_check_network(spec, p);
     if (r < 0)
         return r;
     r = spec_check_gpus(p, "/gpus", spec->gpus);

@@ -1,7 +1,6 @@
 /* A release of the image store in a spec. */
 #include "lib/base/parse.h"
 #include "lib/base/util.h"
-#include "lib/spec/limits.h"
 #include "lib/spec/spec_internal.h"
 
 static const char newest[] = "auto";
@@ -32,7 +31,5 @@ void spec_check_image(struct spec *spec, struct problems *p)
         problem_add(p, "/image/version: '%s' is neither \"%s\" nor a valid version: %s", spec->image.version, newest, VERSION_RULE);
     if (spec->image.version && spec->image.update == IMAGE_UPDATE_AUTO)
         problem_add(p, "/image/update: \"auto\" needs the version \"%s\": a fixed one is never updated", newest);
-    if (spec->n_disks >= DISKS_MAX)
-        problem_add(p, "/disks: with an image, whose disk is the first, at most %d are possible", DISKS_MAX - 1);
     check_boot(spec, p);
 }

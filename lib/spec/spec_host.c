@@ -25,6 +25,36 @@ static void check_file(struct problems *p, const char *pointer, const char *path
         problem_add(p, "%s: '%s' can't be %s: %s", pointer, path, action, strerror(errno));
 }
 
+static void check_folder(struct problems *p, const char *pointer, const char *path)
+{
+    struct stat st;
+
+    if (!path)
+        return;
+    if (stat(path, &st) < 0)
+        problem_add(p, "%s: '%s' can't be found: %s", pointer, path, strerror(errno));
+    else if (!S_ISDIR(st.st_mode))
+        problem_add(p, "%s: '%s' is not a folder", pointer, path);
+    else if (faccessat(AT_FDCWD, path, R_OK | X_OK, AT_EACCESS) < 0)
+        problem_add(p, "%s: '%s' can't be read: %s", pointer, path, strerror(errno));
+}
+
+static int check_content(const struct spec *spec, struct problems *p)
+{
+    check_folder(p, "/config_disk/directory", spec->config_disk.directory);
+    for (size_t i = 0; i < spec->config_disk.n_files; i++) {
+        auto_free char *pointer = NULL;
+
+        if (spec_file_pointer(spec->config_disk.files[i].key, &pointer) < 0)
+            return -ENOMEM;
+        check_file(p, pointer, spec->config_disk.files[i].value, R_OK);
+    }
+    check_file(p, "/seed/user_data", spec->seed.user_data, R_OK);
+    check_file(p, "/seed/meta_data", spec->seed.meta_data, R_OK);
+    check_file(p, "/seed/network_config", spec->seed.network_config, R_OK);
+    return 0;
+}
+
 int spec_check_host(const struct spec *spec, void (*report)(void *arg, const struct err *err), void *arg)
 {
     auto_problems struct problems p = { .report = report, .arg = arg };
@@ -42,6 +72,8 @@ int spec_check_host(const struct spec *spec, void (*report)(void *arg, const str
             check_file(&p, pointer, spec->disks[i].backing[k], R_OK);
         }
     }
+    if (check_content(spec, &p) < 0)
+        return -ENOMEM;
     for (size_t i = 0; i < spec->n_network; i++)
         if (spec->network[i].ifname && if_nametoindex(spec->network[i].ifname) == 0)
             problem_add(&p, "/network/%zu/ifname: there is no network device '%s' on this host", i, spec->network[i].ifname);

@@ -11,6 +11,10 @@ extern const struct record_type spec_type;
 int spec_check(struct spec *spec, struct problems *p);
 int spec_check_network(struct spec *spec, struct problems *p);
 void spec_check_disks(const struct spec *spec, struct problems *p);
+int spec_check_content(struct spec *spec, struct problems *p); /* also writes the config disk's label */
+
+/* Place of a file of the config disk: "/config_disk/files/etc~1app.yaml". malloc'ed. */
+int spec_file_pointer(const char *path, char **ret_pointer);
 
 /* Makes every address one with its domain and in lower case; complains of what is none, and of one that comes twice. `pointer` is the
  * place of the array. */

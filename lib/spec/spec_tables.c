@@ -114,6 +114,8 @@ static const struct record_type probe_type = { "probe", sizeof(struct plan_probe
 /* The parts of struct spec that have no name of their own. */
 typedef __typeof__(((struct spec *)0)->boot) spec_boot;
 typedef __typeof__(((struct spec *)0)->image) spec_image;
+typedef __typeof__(((struct spec *)0)->config_disk) spec_config_disk;
+typedef __typeof__(((struct spec *)0)->seed) spec_seed;
 typedef __typeof__(((struct spec *)0)->vsock) spec_vsock;
 typedef __typeof__(((struct spec *)0)->restart) spec_restart;
 typedef __typeof__(((struct spec *)0)->stop) spec_stop;
@@ -134,6 +136,21 @@ static const struct field image_fields[] = {
     { .key = "update", .kind = FIELD_ENUM, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_image, update), .names = &image_update_names },
 };
 static const struct record_type image_type = { "image", sizeof(spec_image), NULL, image_fields, ARRAY_LEN(image_fields) };
+
+static const struct field config_disk_fields[] = {
+    { .key = "label", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_config_disk, label) },
+    { .key = "directory", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_config_disk, directory) },
+    { .key = "files", .kind = FIELD_MAP, .flags = FIELD_OMIT_EMPTY, ARRAY_AT(spec_config_disk, files, n_files) },
+};
+static const struct record_type config_disk_type = { "config disk", sizeof(spec_config_disk), NULL, config_disk_fields,
+                                                     ARRAY_LEN(config_disk_fields) };
+
+static const struct field seed_fields[] = {
+    { .key = "user_data", .kind = FIELD_STRING, .flags = FIELD_REQUIRED | FIELD_OMIT_EMPTY, FIELD_AT(spec_seed, user_data) },
+    { .key = "meta_data", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_seed, meta_data) },
+    { .key = "network_config", .kind = FIELD_STRING, .flags = FIELD_OMIT_EMPTY, FIELD_AT(spec_seed, network_config) },
+};
+static const struct record_type seed_type = { "seed", sizeof(spec_seed), NULL, seed_fields, ARRAY_LEN(seed_fields) };
 
 static const struct field vsock_fields[] = {
     { .key = "cid", .kind = FIELD_CUSTOM, FIELD_AT(spec_vsock, cid), .codec = &codec_cid },
@@ -193,6 +210,12 @@ static const struct field spec_fields[] = {
     { .key = "boot", .kind = FIELD_OBJECT, FIELD_AT(struct spec, boot), .type = &boot_type },
     { .key = "image", .kind = FIELD_OBJECT, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec, image), .type = &image_type },
     { .key = "disks", .kind = FIELD_ARRAY, ARRAY_AT(struct spec, disks, n_disks), .type = &disk_type },
+    { .key = "config_disk",
+      .kind = FIELD_OBJECT,
+      .flags = FIELD_OMIT_EMPTY,
+      FIELD_AT(struct spec, config_disk),
+      .type = &config_disk_type },
+    { .key = "seed", .kind = FIELD_OBJECT, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec, seed), .type = &seed_type },
     { .key = "network", .kind = FIELD_ARRAY, ARRAY_AT(struct spec, network, n_network), .type = &network_type },
     { .key = "vsock", .kind = FIELD_OBJECT, FIELD_AT(struct spec, vsock), .type = &vsock_type },
     { .key = "gpus", .kind = FIELD_STRV, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec, gpus) },

@@ -13,6 +13,15 @@
 #define BUILD_DIR "/run_configuration/build_dir"
 #define STATE_DISK "/qemu_configuration/state_disk_size_gb"
 #define VM_BUILD "/run_configuration/vm_build"
+#define DEBUG "/run_configuration/debug"
+#define PROVIDER "/run_configuration/provider_config"
+
+/* Where sp-vm's guest looks for them. */
+#define CONFIGMAP "manifests/configmap.execution-controller-tee-prov.yaml"
+#define CONFIGMAP_POINTER "manifests~1configmap.execution-controller-tee-prov.yaml"
+#define CHALLENGE "manifests/secret.sp-pki-challenge.yaml"
+#define CHALLENGE_POINTER "manifests~1secret.sp-pki-challenge.yaml"
+#define AUTHORIZED_KEYS "authorized_keys"
 
 /* ---- warnings ---- */
 
@@ -101,6 +110,11 @@ static const struct {
     { "/image", VM_BUILD },
     { "/disks/0", BUILD_DIR }, /* of a release the state disk, which has none before it */
     { "/disks/1", STATE_DISK },
+    { "/config_disk/files/authorized_keys", DEBUG },
+    { "/config_disk/files/" CONFIGMAP_POINTER, PROVIDER "/execution_controller_tee_prov_configmap" },
+    { "/config_disk/files/" CHALLENGE_POINTER, PROVIDER "/sp_pki_challenge_secret" },
+    { "/config_disk/directory", PROVIDER "_directory" },
+    { "/config_disk", PROVIDER },
     { "/network/0/mac", "/qemu_configuration/mac_address" },
     { "/network/0/forward", NULL }, /* by spvm_check(), which names the ports */
     { "/gpus", "/qemu_configuration/gpus" },
@@ -108,6 +122,27 @@ static const struct {
     { "/vsock", "/qemu_configuration/guest_cid" },
     { "/qemu/path", "/qemu_configuration/qemu_path" },
 };
+
+static const char *place_of(const char *text, bool of_release)
+{
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        size_t n = strlen(places[i].native);
+
+        if (has_prefix(text, places[i].native) && (text[n] == '/' || text[n] == ':'))
+            return of_release && streq(places[i].native, "/disks/0") ? STATE_DISK : places[i].spvm;
+    }
+    return "/qemu_configuration";
+}
+
+void spvm_place(const json_t *json, struct err *err)
+{
+    bool of_release = !json_is_string(json_object_get(json_object_get(json, "run_configuration"), "build_dir"));
+    const char *colon = strstr(err->text, ": "), *pointer = colon ? place_of(err->text, of_release) : NULL;
+    struct err native = *err;
+
+    if (pointer)
+        err_set(err, native.code, native.id, "%s%s", pointer, native.text + (colon - err->text));
+}
 
 struct translation {
     struct problems *problems;
@@ -117,19 +152,13 @@ struct translation {
 /* For what is found in the spec that a file became. */
 static void translated(void *arg, const struct err *err)
 {
-    const char *pointer = "/qemu_configuration", *colon = strstr(err->text, ": "), *inner = "";
     const struct translation *t = arg;
+    const char *colon = strstr(err->text, ": "), *inner = "";
+    const char *pointer = colon ? place_of(err->text, t->of_release) : "/qemu_configuration";
     struct problems *p = t->problems;
 
-    for (size_t i = 0; colon && i < ARRAY_LEN(places); i++) {
-        size_t n = strlen(places[i].native);
-        if (has_prefix(err->text, places[i].native) && (err->text[n] == '/' || err->text[n] == ':')) {
-            pointer = t->of_release && streq(places[i].native, "/disks/0") ? STATE_DISK : places[i].spvm;
-            if (pointer && streq(places[i].native, "/gpus")) /* an array there as here */
-                inner = err->text + n;
-            break;
-        }
-    }
+    if (colon && pointer && has_prefix(err->text, "/gpus/")) /* an array there as here */
+        inner = err->text + strlen("/gpus");
     /* What wasn't found lacks in the spec too, which is no news. */
     if (!pointer || (streq(pointer, BUILD_DIR) && (problem_under(p, BUILD_DIR) || problem_under(p, VM_BUILD))))
         return;
@@ -156,6 +185,36 @@ static int set_disks(struct spec *spec, const struct spvm *vm, const struct spvm
     disk->persistent = vm->qemu.state_disk_persistent;
     spec->n_disks = (size_t)(disk - spec->disks) + 1;
     return str_set(&disk->name, "state");
+}
+
+static int add_config_file(struct spec *spec, const char *path, const char *source)
+{
+    struct pair *file = &spec->config_disk.files[spec->config_disk.n_files];
+
+    if (!source)
+        return 0;
+    spec->config_disk.wanted = true;
+    spec->config_disk.n_files++;
+    return str_set(&file->key, path) < 0 ? -ENOMEM : str_set(&file->value, source);
+}
+
+/* Without anything to put there it has no such disk. */
+static int set_config_disk(struct spec *spec, const struct spvm *vm, const char *authorized_keys)
+{
+    int r;
+
+    spec->config_disk.files = calloc(3, sizeof(*spec->config_disk.files));
+    if (!spec->config_disk.files)
+        return -ENOMEM;
+    spec->config_disk.wanted = vm->run.provider_config_directory != NULL;
+    r = str_set(&spec->config_disk.directory, vm->run.provider_config_directory);
+    if (r >= 0)
+        r = add_config_file(spec, CONFIGMAP, vm->run.provider_config.configmap);
+    if (r >= 0)
+        r = add_config_file(spec, CHALLENGE, vm->run.provider_config.challenge);
+    if (r >= 0 && vm->run.debug)
+        r = add_config_file(spec, AUTHORIZED_KEYS, authorized_keys);
+    return r < 0 || !spec->config_disk.wanted ? r : str_set(&spec->config_disk.label, "provider_config");
 }
 
 static int add_forward(struct spec_network *net, const char *address, uint64_t port, uint64_t guest, const char *proto)
@@ -246,7 +305,7 @@ static int set_boot(struct spec *spec, const struct spvm *vm, const struct spvm_
     return r < 0 ? r : str_set(&spec->boot.firmware, build->firmware);
 }
 
-static int map_spec(struct spvm *vm, const struct spvm_build *build, struct spec *spec)
+static int map_spec(struct spvm *vm, const struct spvm_build *build, const char *authorized_keys, struct spec *spec)
 {
     int r = str_set(&spec->name, vm->name);
 
@@ -264,6 +323,8 @@ static int map_spec(struct spvm *vm, const struct spvm_build *build, struct spec
         r = set_boot(spec, vm, build);
     if (r >= 0)
         r = set_disks(spec, vm, build);
+    if (r >= 0)
+        r = set_config_disk(spec, vm, authorized_keys);
     return r < 0 ? r : set_network(spec, vm);
 }
 
@@ -318,7 +379,7 @@ int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec
     if (r >= 0 && vm.run.build_dir && !problem_under(&problems, BUILD_DIR))
         r = spvm_build_read(reader->root, vm.run.build_dir, spec.confidential == CONFIDENTIAL_SEV_SNP, &problems, &build);
     if (r >= 0)
-        r = map_spec(&vm, &build, &spec);
+        r = map_spec(&vm, &build, reader->authorized_keys, &spec);
     translation.of_release = spec.image.name;
     if (r >= 0)
         r = spec_check(&spec, &native);

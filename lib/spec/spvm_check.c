@@ -41,11 +41,6 @@ static void check_provider_config(const struct spvm *vm, struct problems *p)
     spec_check_path(p, RUN "provider_config_directory", folder);
     if (folder && (configmap || challenge))
         problem_add(p, RUN "provider_config_directory: not together with \"provider_config\"");
-    if (configmap || challenge)
-        problem_add(p, RUN "provider_config: a provider_config disk is not supported by this version; set it to null to run without");
-    if (folder)
-        problem_add(p, RUN "provider_config_directory: a provider_config disk is not supported by this version; set it to null to run "
-                           "without");
 }
 
 static void check_gpus(const struct spvm *vm, struct problems *p)

@@ -52,5 +52,7 @@ void spvm_build_clear(struct spvm_build *build);
 int spvm_warn(const json_t *json, const struct spec_reader *reader);
 /* As spec_parse(), of a spec in the sp-vm format. */
 int spvm_parse(const json_t *json, const struct spec_reader *reader, struct spec *ret_spec);
+/* Puts the place of the sp-vm file that a place in its spec stands for in the error's text. */
+void spvm_place(const json_t *json, struct err *err);
 /* As spec_check_host(), with the places named as in the sp-vm file. */
 int spvm_check_host(const json_t *json, const struct spec *spec, const struct spec_reader *reader);

@@ -1,6 +1,7 @@
 """The sp-vm watchdog's folders taken over as they are: its host config and its VM files, under a manager."""
 import json
 import os
+import subprocess
 
 from harness import HostTest, main, program, wait_for
 
@@ -17,8 +18,11 @@ class SpVm(HostTest):
                 pass
         with open(os.path.join(self.build, "rootfs_hash.txt"), "w") as f:
             f.write("0123abcd\n")
+        self.keys = os.path.join(self.host.root, "keys")
+        with open(self.keys, "w") as f:
+            f.write("ssh-ed25519 KEY\n")
         with open(os.path.join(self.host.dirs["config"], "config.json"), "w") as f:
-            json.dump({"vm_config": {"configs_dir": self.folder, "authorized_keys_file": "/root/.ssh/authorized_keys"}}, f)
+            json.dump({"vm_config": {"configs_dir": self.folder, "authorized_keys_file": self.keys}}, f)
 
     def tearDown(self):
         self.stopEverything()
@@ -45,7 +49,6 @@ class SpVm(HostTest):
         self.assertEqual(set(self.host.list()), {"good", "bad", "torn"})
         self.assertEqual({vm["wanted"] for vm in self.host.list().values()}, {"stopped"})
         log = self.host.manager_log()
-        self.assertIn("/vm_config/authorized_keys_file: not used by this version", log)
         self.assertIn("/qemu_configuration/comment: unknown key, ignored", log)
 
         good = self.inspect("good")
@@ -58,6 +61,40 @@ class SpVm(HostTest):
         self.assertEqual(done.returncode, 1)
         self.assertIn("/qemu_configuration/mode: \"tdx\" is not supported by this version", done.stderr)
         self.assertIn("(and 1 more)", done.stderr)
+
+    def test_provider_config(self):
+        """On a disk of its own, with the operator's keys in debug; its problems have their place in the file."""
+        config = os.path.join(self.host.root, "cm.yaml")
+        run = {"debug": True, "provider_config": {"execution_controller_tee_prov_configmap": config}}
+        path, spec = self.file("conf", run)
+        self.host.start_manager()
+        missing = f"/run_configuration/provider_config/execution_controller_tee_prov_configmap: '{config}' can't be found"
+        for words in (("check", path), ("convert", path), ("start", "conf")):
+            done = self.host.vmctl(*words, check=False)
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertIn(missing, done.stderr)
+        with open(config, "w") as f:
+            f.write("configmap\n")
+        self.assertEqual(self.host.vmctl("check", path).stderr, "")
+        files = {"manifests/configmap.execution-controller-tee-prov.yaml": config, "authorized_keys": self.keys}
+        native = json.loads(self.host.vmctl("convert", path).stdout)
+        self.assertEqual(native["config_disk"], {"label": "provider_config", "files": files})
+        self.assertEqual([d["persistent"] for d in native["disks"]], [True, True])
+        prepare = self.inspect("conf")["next_plan"]["prepare"]
+        self.assertEqual([step["what"] for step in prepare], ["create disk state (1G)", "make disk provider_config"])
+        image = prepare[1]["creates"]
+        os.makedirs(os.path.dirname(image), exist_ok=True)
+        subprocess.run(prepare[1]["argv"], check=True)
+        for file, text in (("authorized_keys", "ssh-ed25519 KEY\n"), ("manifests/configmap.execution-controller-tee-prov.yaml", "configmap\n")):
+            self.assertEqual(subprocess.run(["debugfs", "-R", f"cat /{file}", image], capture_output=True, text=True, check=True).stdout, text)
+        disks = [word for word in self.inspect("conf")["next_plan"]["qemu"]["files"] if 32 <= word["fd"] < 96]
+        self.assertEqual([os.path.basename(d["path"]) for d in disks], ["sp-vm-build-7.img", "state.qcow2", os.path.basename(image)])
+        # The keys change, and with them the disk.
+        with open(self.keys, "a") as f:
+            f.write("ssh-ed25519 OTHER\n")
+        self.assertNotEqual(self.inspect("conf")["next_plan"]["prepare"][1]["creates"], image)
+        spec["run_configuration"]["debug"] = False
+        self.assertNotIn("authorized_keys", json.dumps(json.loads(self.host.vmctl("convert", "-", stdin=json.dumps(spec)).stdout)))
 
     def test_apply_writes_what_was_given(self):
         self.host.start_manager()

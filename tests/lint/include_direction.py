@@ -28,6 +28,7 @@ ARROWS = {
     "shim/memory": {"shim/agent", "proto"},
     "cmd/vmctl": {"lib/host", "lib/spec", "lib/qemu", "lib/disk", "lib/varlink", "lib/loop", "proto"},
     "cmd/holdfastd": {"lib/host", "lib/spec", "lib/qemu", "lib/varlink", "lib/loop", "lib/images", "lib/manager", "proto"},
+    "cmd/holdfast-mkdisk": {"lib/disk", "lib/spec", "proto"},
     "cmd/holdfast-imaged": {"lib/varlink", "lib/loop", "lib/images", "proto"},
     "tests/fake": set(),
 }

@@ -118,6 +118,9 @@ static int resolve_for(const char *file, const struct spec *spec, struct plan *r
                      : arm           ? "/usr/bin/qemu-system-aarch64"
                                      : "/usr/bin/qemu-system-x86_64",
         .qemu_img_path = "/usr/bin/qemu-img",
+        .mkdisk_path = "/usr/bin/holdfast-mkdisk",
+        .config_digest = spec->config_disk.wanted ? "00112233445566778899aabbccddeeff" : NULL,
+        .seed_digest = spec->seed.wanted ? "ffeeddccbbaa99887766554433221100" : NULL,
         .kvm_usable = is->kvm,
         .host = &is->host,
         .kvm_group = "107",

@@ -167,24 +167,6 @@ START_TEST(nobody_need_listen)
 }
 END_TEST
 
-START_TEST(unsupported_keys_are_named)
-{
-    static const char *const keys[] = { "config_disk" };
-
-    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
-        struct spec spec = { 0 };
-        auto_strv struct strv errors = { 0 };
-        auto_free char *text = NULL;
-
-        ck_assert_int_eq(str_format(&text, "{" MINIMAL ", \"%s\": {\"a\": 1}}", keys[i]), 0);
-        ck_assert_int_eq(parse(text, &spec, &errors), 1);
-        ck_assert_int_eq(errors.items[0][0], '/');
-        ck_assert(has_prefix(errors.items[0] + 1, keys[i]));
-        ck_assert_ptr_nonnull(strstr(errors.items[0], "not supported by this version"));
-    }
-}
-END_TEST
-
 START_TEST(parsing_leaves_the_json_alone)
 {
     auto_json json_t *json = load("{" MINIMAL ", \"confidential\": \"none\"}");
@@ -276,7 +258,6 @@ int main(void)
     tcase_add_test(tc, what_cannot_be_read_is_reported_once);
     tcase_add_test(tc, errors_are_one_line_without_control_characters);
     tcase_add_test(tc, nobody_need_listen);
-    tcase_add_test(tc, unsupported_keys_are_named);
     tcase_add_test(tc, parsing_leaves_the_json_alone);
     tcase_add_test(tc, emit_is_stable);
     suite_add_tcase(suite, tc);
