@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "lib/base/clock.h"
@@ -153,6 +154,8 @@ static int publish(const struct pulling *p, struct err *err)
     FAILPOINT("images.before-publish");
     if (r >= 0)
         r = partial_folder_name(p->pull->version, &partial);
+    /* What has its name mustn't look as if somebody used it. */
+    (void)flock(p->folder_fd, LOCK_UN);
     if (r >= 0 && renameat2(p->name_fd, partial, p->name_fd, p->pull->version, RENAME_NOREPLACE) < 0)
         r = -errno;
     if (r >= 0 && fsync(p->name_fd) < 0)
