@@ -180,7 +180,11 @@ static int freeze_disk(const struct freeze_input *in, const struct chain *chain,
     size_t n = entry ? entry->n_layers : chain->n_layers;
     int r;
 
-    *disk = (struct frozen_disk){ .readonly = chain->readonly, .made = plan_disk_is_made(in->plan, chain->layers[0].path), .written_fd = -1, .frozen_fd = -1, .overlay_fd = -1 };
+    *disk = (struct frozen_disk){ .readonly = chain->readonly,
+                                  .made = plan_disk_is_made(in->plan, chain->layers[0].path),
+                                  .written_fd = -1,
+                                  .frozen_fd = -1,
+                                  .overlay_fd = -1 };
     snprintf(disk->node, sizeof(disk->node), "%s", chain->node);
     r = look_at_top(in, disk, err);
     if (r >= 0 && !disk->readonly)

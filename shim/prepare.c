@@ -126,10 +126,7 @@ static int run_step(struct vm *vm, const struct plan_step *step)
 
 /* A restored guest has the snapshot's disks. What is made of files is made all the same: the next boot, when the files may be others, needs
  * it. */
-static bool is_replaced(const struct vm *vm, const char *path)
-{
-    return restore_replaces(vm, path) && !plan_disk_is_made(&vm->plan, path);
-}
+static bool is_replaced(const struct vm *vm, const char *path) { return restore_replaces(vm, path) && !plan_disk_is_made(&vm->plan, path); }
 
 static void next_step(struct vm *vm)
 {

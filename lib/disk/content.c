@@ -100,8 +100,7 @@ static int walk_entry(struct walk *w, int folder, const char *name, const char *
     struct stat st;
     int r;
 
-    if (str_format(&source, "%s/%s", outer_source, name) < 0 ||
-        str_format(&path, "%s%s%s", outer_path, *outer_path ? "/" : "", name) < 0)
+    if (str_format(&source, "%s/%s", outer_source, name) < 0 || str_format(&path, "%s%s%s", outer_path, *outer_path ? "/" : "", name) < 0)
         return -ENOMEM;
     fd = open_source(folder, name, source, &st, w->err);
     r = fd < 0 ? fd : check_count(w->content, w->err);

@@ -43,7 +43,8 @@ static int format(const struct making *m, uint64_t mib, const char *uuid, struct
 
     if (fd < 0 || ftruncate(fd, (off_t)(mib * MIB)) < 0)
         return err_set_errno(err, errno, "no-image", "can't make %s", m->image);
-    for (const char *const *word = (const char *const[]){ "mke2fs", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0", "-O", FEATURES, NULL };
+    for (const char *const *word =
+             (const char *const[]){ "mke2fs", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0", "-O", FEATURES, NULL };
          *word; word++)
         strv_push(&argv, *word);
     strv_push(&argv, "-N");
@@ -63,8 +64,9 @@ static int format(const struct making *m, uint64_t mib, const char *uuid, struct
 /* debugfs splits its lines into words; a quote in a quoted word is doubled. Control characters are no part of a name: lib/spec. */
 static int set_inode(FILE *script, const char *path, unsigned mode)
 {
-    static const char *const fields[] = { "uid 0", "gid 0", "atime @" MADE_EPOCH, "ctime @" MADE_EPOCH, "mtime @" MADE_EPOCH,
-                                          "crtime @" MADE_EPOCH };
+    static const char *const fields[] = {
+        "uid 0", "gid 0", "atime @" MADE_EPOCH, "ctime @" MADE_EPOCH, "mtime @" MADE_EPOCH, "crtime @" MADE_EPOCH
+    };
     char mode_field[32];
 
     snprintf(mode_field, sizeof(mode_field), "mode 0%o", mode);

@@ -8,8 +8,9 @@
 int make_iso(const struct making *m, struct err *err)
 {
     /* "set_to_mtime" and the folder's own times would be the copy's: all are the epoch's. */
-    const char *argv[] = { "xorriso", "-abort_on", "FAILURE", "-return_with", "SORRY", "32", "-as", "mkisofs", "-quiet", "-V", m->recipe->label, "-J", "-r",
-                           "--set_all_file_dates", "2000010100000000", "-o", m->image, m->root, NULL };
+    const char *argv[] = { "xorriso",          "-abort_on", "FAILURE", "-return_with",   "SORRY", "32", "-as",
+                           "mkisofs",          "-quiet",    "-V",      m->recipe->label, "-J",    "-r", "--set_all_file_dates",
+                           "2000010100000000", "-o",        m->image,  m->root,          NULL };
 
     return make_run("xorriso", (char *const *)(uintptr_t)argv, NULL, err);
 }

@@ -126,9 +126,10 @@ static char *first_line(char *text, const char *banner)
 
 int make_run(const char *program, char *const *argv, const char *banner, struct err *err)
 {
-    static const char *const env[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "TZ=UTC",
-                                       "SOURCE_DATE_EPOCH=" MADE_EPOCH,     "E2FSPROGS_FAKE_TIME=" MADE_EPOCH,
-                                       "MKE2FS_CONFIG=/dev/null",           NULL };
+    static const char *const env[] = {
+        "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8",          "TZ=UTC", "SOURCE_DATE_EPOCH=" MADE_EPOCH,
+        "E2FSPROGS_FAKE_TIME=" MADE_EPOCH,    "MKE2FS_CONFIG=/dev/null", NULL
+    };
     auto_free char *path = make_find(program);
     struct spawn_output output = { 0 };
     const char *said;

@@ -17,7 +17,7 @@ struct recipe {
     const struct pair *files; /* path on the disk, path on the host */
     size_t n_files;
     /* RECIPE_SEED */
-    const char *vm;                                      /* whose it is, for an instance-id */
+    const char *vm;                                     /* whose it is, for an instance-id */
     const char *user_data, *meta_data, *network_config; /* but for the first they may be NULL */
 };
 

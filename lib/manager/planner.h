@@ -55,7 +55,7 @@ struct plan_request {
     bool freed;           /* and held something else before */
     int r;                /* 0, or -errno and err; problems when the spec is at fault */
     struct err err;
-    json_t *problems; /* array of Problem, or NULL */
+    json_t *problems;            /* array of Problem, or NULL */
     struct spec_digests digests; /* of the files that disks are made of */
     char digest[17];
     int plan_fd;

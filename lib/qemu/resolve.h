@@ -21,9 +21,9 @@ struct qemu_user {
 struct resolve_input {
     const struct spec *spec;
     const struct qemu_capabilities *capabilities;
-    const char *qemu_path;     /* absolute */
-    const char *qemu_img_path; /* absolute; needed when disks must be made */
-    const char *mkdisk_path;   /* absolute; needed when disks are made of files */
+    const char *qemu_path;                   /* absolute */
+    const char *qemu_img_path;               /* absolute; needed when disks must be made */
+    const char *mkdisk_path;                 /* absolute; needed when disks are made of files */
     const char *config_digest, *seed_digest; /* of what is to be on such disks; NULL: the spec has no such disk */
     bool kvm_usable;
     const char *run_dir, *state_dir, *log_dir; /* of this VM */

@@ -70,15 +70,15 @@ struct spec {
     size_t n_disks;
     struct {
         bool wanted;
-        char *label;     /* "config" */
-        char *directory; /* all that is in it; may be NULL */
+        char *label;        /* "config" */
+        char *directory;    /* all that is in it; may be NULL */
         struct pair *files; /* path on the disk, path on the host */
         size_t n_files;
     } config_disk; /* a read-only ext4 behind the disks */
     struct {
         bool wanted;
         char *user_data, *meta_data, *network_config; /* but for the first they may be NULL */
-    } seed; /* cloud-init's, behind that */
+    } seed;                                           /* cloud-init's, behind that */
     struct spec_network *network;
     size_t n_network;
     struct {

@@ -91,8 +91,11 @@ static int check_config_disk(struct spec *spec, struct problems *p)
     if (!label)
         r = str_set(&spec->config_disk.label, "config");
     else if (!name_is_valid(label) || strlen(label) > LABEL_MAX)
-        problem_add(p, "/config_disk/label: '%s' is not a valid label: at most %d of letters, digits, '.', '_', '-', beginning with a letter or "
-                       "digit", label, LABEL_MAX);
+        problem_add(
+            p,
+            "/config_disk/label: '%s' is not a valid label: at most %d of letters, digits, '.', '_', '-', beginning with a letter or "
+            "digit",
+            label, LABEL_MAX);
     else if (spec->seed.wanted && streq(label, SEED_LABEL))
         problem_add(p, "/config_disk/label: \"" SEED_LABEL "\" is the label of \"seed\"");
     spec_check_path(p, "/config_disk/directory", spec->config_disk.directory);
@@ -121,7 +124,8 @@ int spec_check_content(struct spec *spec, struct problems *p)
     size_t made = (size_t)spec->config_disk.wanted + (size_t)spec->seed.wanted + (spec->image.name ? 1 : 0);
 
     if (made > 0 && spec->n_disks <= DISKS_MAX && spec->n_disks + made > DISKS_MAX)
-        problem_add(p, "/disks: %zu disks and those of \"image\", \"config_disk\" and \"seed\", at most %d in all are possible", spec->n_disks, DISKS_MAX);
+        problem_add(p, "/disks: %zu disks and those of \"image\", \"config_disk\" and \"seed\", at most %d in all are possible",
+                    spec->n_disks, DISKS_MAX);
     check_seed(spec, p);
     return check_config_disk(spec, p);
 }

@@ -75,7 +75,9 @@ static void check_native(const json_t *json, struct output *out)
 
 static void replay(int dirfd, const char *file, bool good, struct output *out)
 {
-    const struct spec_reader reader = { .problem = problem, .warning = warning, .arg = out, .root = HOST_ROOT, .authorized_keys = "/etc/keys" };
+    const struct spec_reader reader = {
+        .problem = problem, .warning = warning, .arg = out, .root = HOST_ROOT, .authorized_keys = "/etc/keys"
+    };
     auto_json json_t *json = read_json(dirfd, file), *native = NULL;
     auto_spec struct spec spec = { 0 };
     int r = spec_load(json, &reader, &spec);
