@@ -63,6 +63,7 @@ void vm_continue(struct vm *vm)
     vm_console_begin_boot(vm);
     if (!vm->qemu.child)
         vm_update_adopt(vm);
+    vm_update_monitor_ready(vm);
     if (!vm->qemu.child && snapshot_adopt(vm))
         return;
     if (vm->state == STATE_STOPPING) {

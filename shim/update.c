@@ -18,6 +18,9 @@
 
 #define IFACE "io.holdfast.Shim."
 
+/* For a monitor that was just connected to greet, as in shim/ladder.c: a shim that has just taken a guest over can't tell it anything yet. */
+enum { MONITOR_WAIT_MS = 2000 };
+
 static void begin(struct update *u);
 
 void update_free(struct update *u)
@@ -231,10 +234,31 @@ static void refuse(struct update *u)
     end(u);
 }
 
+static void on_no_monitor(struct ev_loop *ev, ev_timer *w, int revents)
+{
+    struct update *u = container_of(w, struct update, monitor);
+
+    u->waited = true;
+    begin(u);
+}
+
+static bool must_wait(const struct update *u)
+{
+    const struct vm *vm = u->vm;
+
+    return !u->waited && vm->qemu.qmp && !vm->qemu.qmp_ready && !vm->qemu.qmp_closed &&
+           (vm->state == STATE_RUNNING || vm->state == STATE_PAUSED);
+}
+
 static void begin(struct update *u)
 {
     struct vm *vm = u->vm;
 
+    if (must_wait(u)) {
+        ev_timer_init(&u->monitor, on_no_monitor, MONITOR_WAIT_MS / 1000.0, 0.0);
+        ev_timer_start(loop_ev(vm->loop), &u->monitor);
+        return;
+    }
     u->begun = true;
     if (check_state(vm, &u->err) < 0 || check_changes(u, &u->err) < 0) {
         refuse(u);
@@ -256,6 +280,16 @@ static void begin(struct update *u)
     if (vm->state == STATE_BACKOFF) /* the next QEMU begins with it */
         u->done = u->diff.n_steps;
     update_forward(u);
+}
+
+void vm_update_monitor_ready(struct vm *vm)
+{
+    struct update *u = vm->update;
+
+    if (!u || !ev_is_active(&u->monitor))
+        return;
+    ev_timer_stop(loop_ev(vm->loop), &u->monitor);
+    begin(u);
 }
 
 static void queue(struct update *u)
@@ -335,6 +369,8 @@ void vm_update_adopt(struct vm *vm)
     }
     u->vm = vm;
     u->begun = true;
+    if (vm->update) /* it waits for the monitor, and its turn comes after this one */
+        ev_timer_stop(loop_ev(vm->loop), &vm->update->monitor);
     u->next = vm->update;
     vm->update = u;
     (void)err_set(&u->err, ECANCELED, "undone", "a change that the dead shim had begun was undone");
@@ -352,6 +388,7 @@ void vm_update_clear(struct vm *vm)
         if (u->begun)
             continue; /* its monitor's last word frees it */
         loop_undefer(&u->turn);
+        ev_timer_stop(loop_ev(vm->loop), &u->monitor);
         update_free(u);
     }
     vm->update = NULL;

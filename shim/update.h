@@ -21,9 +21,11 @@ struct update {
     size_t undoing; /* answers that are awaited while steps are taken back */
     bool unsure;    /* what QEMU made of it nobody has heard */
     bool begun;
+    bool waited;    /* for QEMU's monitor, in vain */
     bool abandoned; /* the shim is leaving */
     struct err err; /* why it failed */
     struct deferred turn;
+    ev_timer monitor; /* active: it waits for QEMU's monitor */
 };
 
 /* Whether QEMU's monitor can be told these words: they are letters, digits and what addresses have. */

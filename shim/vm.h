@@ -186,6 +186,7 @@ void vm_handle_qmp_event(struct vm *vm, const char *name, const json_t *data);
 
 /* ---- update.c ---- */
 void vm_update_adopt(struct vm *vm); /* undoes the change that a dead shim had begun */
+void vm_update_monitor_ready(struct vm *vm);
 void vm_update_clear(struct vm *vm); /* before its monitor goes */
 
 /* ---- events to watchers, api.c ---- */

@@ -191,6 +191,7 @@ static void first_status(struct vm *vm, const json_t *status)
     }
     wish_adopt(vm, json_u64(status, "incarnation"));
     link_take_status(vm, status);
+    live_check(vm);
     adopt_settled(vm);
     /* Its spec may have been edited since it was launched, with nobody there to see it. */
     vm->edit_due = true;

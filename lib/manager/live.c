@@ -9,8 +9,8 @@
 #include "lib/manager/link.h"
 #include "lib/manager/state.h"
 
-/* QEMU's monitor has QMP_TIMEOUT_MS for a step that hangs, and again for taking it back. */
-enum { UPDATE_TIMEOUT_MS = 30 * 1000 };
+/* A monitor that hangs has 10 s for a step, and again for taking it back; and vmctl, which waits for us, gives up after 30. */
+enum { UPDATE_TIMEOUT_MS = 25 * 1000 };
 
 #define SHIM_INTERFACE "io.holdfast.Shim"
 
@@ -233,7 +233,7 @@ void live_update(struct vm *vm) { live_change(vm, tell_nobody, NULL); }
 
 void live_check(struct vm *vm)
 {
-    if (vm->presence != PRESENCE_SHIM && vm->presence != PRESENCE_ORPHAN)
+    if (!vm->next_digest[0] || (vm->presence != PRESENCE_SHIM && vm->presence != PRESENCE_ORPHAN))
         return;
     if (!vm->answered)
         vm->live_due = true; /* which plan it runs by is not known yet */

@@ -20,7 +20,7 @@ void live_change(struct vm *vm, void (*done)(void *arg, struct vm *vm, const str
 
 /* Plans anew and does that; the result is logged. For whoever finds that a spec has changed. */
 void live_update(struct vm *vm);
-/* The VM's plan was made anew, so its two digests may differ: live_update() if they do. */
+/* The VM's plan was made anew, or its shim has told by which it runs: live_update() if they differ. */
 void live_check(struct vm *vm);
 /* The shim has told its status: what had to wait may be possible. */
 void live_status(struct vm *vm);

@@ -184,6 +184,31 @@ class Live(HostTest):
         self.assertWhole("web")
         self.stopEverything()
 
+    def test_while_the_monitor_is_busy(self):
+        """A shim that has just taken a guest over can't tell it anything yet."""
+        self.host.start_manager()
+        [port] = free_ports(1)
+        spec = self.host.guest_spec("web", network=network())
+        self.host.apply(spec)
+        self.host.wait_ticks("web")
+        pid = self.host.vm("web")["shim_pid"]
+        self.host.kill_manager()
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not alive(pid), "the shim to be gone")
+        with socket.socket(socket.AF_UNIX) as qmp:  # QEMU serves one client at a time
+            qmp.connect(self.host.path("run", "web", "qmp.sock"))
+            self.assertIn(b"QMP", qmp.recv(4096))
+            self.host.write_spec({**spec, "network": network(port)})
+            self.host.start_manager()
+            self.host.wait_state("web", "running")
+            plan = json.loads(self.host.vmctl("inspect", "web").stdout)["next_plan"]
+            with self.host.shim("web") as v:
+                self.assertEqual(v.call(SHIM + "Update", {"incarnation": 1, "plan": plan})["error"], SHIM + "WrongState")
+        wait_for(lambda: self.forwards() == [port], "the change to be made once QEMU can be told")
+        self.assertEqual(self.diff("web")["effect"], "none")
+        self.assertWhole("web")
+        self.stopEverything()
+
     # ---- what the shim does itself ----
 
     def test_health(self):
