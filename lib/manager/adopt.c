@@ -10,6 +10,7 @@
 #include "lib/manager/event_log.h"
 #include "lib/manager/hold.h"
 #include "lib/manager/link.h"
+#include "lib/manager/planner.h"
 #include "lib/manager/records.h"
 #include "lib/manager/registry.h"
 #include "lib/manager/serve.h"
@@ -102,6 +103,8 @@ int adopt_begin(struct manager *m, struct err *err)
     r = specs_scan(m, err);
     if (r < 0)
         return r;
+    if (map_len(m->vms) > 0)
+        planner_warm(m);
     r = each_folder(m->run_vms_fd, add_run_folder, m);
     if (r >= 0)
         r = each_folder(m->state_vms_fd, read_wanted, m);

@@ -182,15 +182,20 @@ static void see_ports(void *arg, const struct claims *claims)
     }
 }
 
-/* Not one that the VM has itself either: fixed in `own`, or in `given` for another use. */
-static int choose_port(const struct map *vms, const struct holding *self, const struct claims *own, const struct claims *given,
-                       const struct port_range *ports, struct port_claim *port, struct err *err)
+/* Among what the chosen one may not be. */
+struct ports_had {
+    const struct map *vms;
+    const struct holding *self;
+    const struct claims *own, *given; /* of the VM itself: fixed, and given for whatever use */
+};
+
+static int choose_port(const struct ports_had *had, const struct port_range *ports, struct port_claim *port, struct err *err)
 {
     struct ports_seen seen = { .wanted = port };
 
-    each_other(vms, self, see_ports, &seen);
-    see_ports(&seen, own);
-    see_ports(&seen, given);
+    each_other(had->vms, had->self, see_ports, &seen);
+    see_ports(&seen, had->own);
+    see_ports(&seen, had->given);
     for (unsigned n = ports->first; n <= ports->last; n++) {
         struct port_claim candidate = *port;
 
@@ -256,7 +261,7 @@ static int fill_ports(const struct map *vms, const struct holding *self, struct 
         if (before) {
             port->host.port = before->host.port;
         } else {
-            r = choose_port(vms, self, &own, given, ports, port, err);
+            r = choose_port(&(struct ports_had){ vms, self, &own, given }, ports, port, err);
             if (r >= 0)
                 r = add_port(given, port);
             chosen = 1;

@@ -1,7 +1,6 @@
 #include "lib/manager/planner.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 
 #include "lib/base/fd.h"
@@ -14,17 +13,15 @@
 #include "lib/manager/frozen.h"
 #include "lib/manager/launch_record.h"
 #include "lib/manager/plan_allocate.h"
+#include "lib/manager/plan_host.h"
 #include "lib/manager/plan_image.h"
 #include "lib/manager/plan_restore.h"
 #include "lib/manager/qemu_cache.h"
-#include "lib/manager/qemu_user.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/qemu/resolve.h"
 #include "lib/spec/limits.h"
 #include "lib/spec/load.h"
-
-enum { CPUINFO_MAX = 64 * 1024 };
 
 static void plan_place_clear(struct plan_place *place)
 {
@@ -119,54 +116,6 @@ static int read_spec(struct plan_request *p, struct spec *ret_spec, bool *ret_sp
     return 0;
 }
 
-static bool kvm_usable(void)
-{
-    auto_fd int device = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    auto_fd int fd = -1;
-    auto_free char *cpuinfo = NULL;
-    ssize_t n;
-
-    if (device < 0)
-        return false;
-    /* The first processor's block says it all; of a big host the file is long. */
-    fd = open("/proc/cpuinfo", O_RDONLY | O_CLOEXEC);
-    cpuinfo = malloc(CPUINFO_MAX + 1);
-    if (fd < 0 || !cpuinfo)
-        return false;
-    n = read(fd, cpuinfo, CPUINFO_MAX);
-    cpuinfo[n > 0 ? n : 0] = '\0';
-    return qemu_kvm_usable(cpuinfo, true);
-}
-
-/* In the manager's own PATH, then where it usually is. NULL: nowhere; *ret_path is malloc'ed. */
-static int find_qemu_img(char **ret_path)
-{
-    const char *from = getenv("PATH");
-    auto_free char *places = NULL;
-    int r;
-
-    r = str_format(&places, "%s:/usr/local/bin:/usr/bin:/bin:/opt/qemu/bin", from ? from : "");
-    if (r < 0)
-        return r;
-    for (char *place = places, *end; place; place = end ? end + 1 : NULL) {
-        auto_free char *path = NULL;
-
-        end = strchr(place, ':');
-        if (end)
-            *end = '\0';
-        if (place[0] != '/')
-            continue; /* what is found may not hang on where we stand */
-        r = str_format(&path, "%s/qemu-img", place);
-        if (r < 0)
-            return r;
-        if (access(path, X_OK) == 0) {
-            *ret_path = steal_ptr(&path);
-            return 0;
-        }
-    }
-    return 0;
-}
-
 static int place_of(const struct plan_request *p, struct plan_place *f)
 {
     const struct vm *vm = p->vm;
@@ -181,34 +130,49 @@ static int place_of(const struct plan_request *p, struct plan_place *f)
     return 0;
 }
 
-static int resolve(struct plan_request *p, struct spec *spec, const struct qemu_capabilities *capabilities, struct plan *ret_plan)
+/* The spec's own, or the host's: borrowed of either. */
+static int find_user(struct plan_request *p, const struct spec *spec, const struct plan_host *host, struct qemu_user *own,
+                     const struct qemu_user **ret_user)
+{
+    const struct qemu_user *user = &host->user;
+    int r = host->user_r;
+
+    if (spec->qemu.user) {
+        r = qemu_user_find(spec->qemu.user, own, &p->err);
+        user = own;
+    } else if (r < 0) {
+        p->err = host->user_err;
+    }
+    if (r >= 0)
+        *ret_user = user->name ? user : NULL;
+    return r;
+}
+
+static int resolve(struct plan_request *p, struct spec *spec, const struct plan_host *host,
+                   const struct qemu_capabilities *capabilities, struct plan *ret_plan)
 {
     struct plan_place auto_cleanup(plan_place_clear) place = { 0 };
     struct resolve_input in = {
         .spec = spec,
         .capabilities = capabilities,
         .qemu_path = p->qemu_path,
-        .kvm_usable = spec->accel != ACCEL_TCG && kvm_usable(),
+        .qemu_img_path = host->qemu_img,
+        .kvm_usable = spec->accel != ACCEL_TCG && host->kvm_usable,
+        .kvm_group = host->kvm_group,
         .vsock_cid = spec->vsock.cid,
         .sysfs_root = p->vm->manager->sysfs_root,
     };
-    struct host host = { 0 };
-    auto_qemu_user struct qemu_user user = { 0 };
-    auto_free char *qemu_img = NULL, *mkdisk = NULL, *kvm_group = kvm_group_find(), *release_dir = NULL;
+    struct host facts = { 0 };
+    auto_qemu_user struct qemu_user own = { 0 };
+    auto_free char *mkdisk = NULL, *release_dir = NULL;
     int r;
 
-    r = qemu_user_find(spec->qemu.user ? spec->qemu.user : p->qemu_user, &user, &p->err);
+    r = find_user(p, spec, host, &own, &in.user);
     if (r < 0)
         return r;
-    in.user = user.name ? &user : NULL;
-    if (p->features && (r = host_read(in.sysfs_root, host_cpuid_native, &host)) < 0)
+    if (p->features && (r = host_read(in.sysfs_root, host_cpuid_native, &facts)) < 0)
         return r;
-    in.host = &host;
-    in.kvm_group = kvm_group;
-    r = find_qemu_img(&qemu_img);
-    if (r < 0)
-        return r;
-    in.qemu_img_path = qemu_img;
+    in.host = &facts;
     in.config_digest = p->digests.config[0] ? p->digests.config : NULL;
     in.seed_digest = p->digests.seed[0] ? p->digests.seed : NULL;
     if (in.config_digest || in.seed_digest)
@@ -305,7 +269,7 @@ static int wish_gpus(const struct spec *spec, const struct plan *plan, struct gp
     return 0;
 }
 
-static int make_plan(struct plan_request *p, struct spec *spec)
+static int make_plan(struct plan_request *p, struct spec *spec, const struct plan_host *host)
 {
     struct qemu_capabilities capabilities = { 0 };
     auto_plan struct plan plan = { 0 };
@@ -332,7 +296,7 @@ static int make_plan(struct plan_request *p, struct spec *spec)
     if (r >= 0 && p->restore.vm)
         r = plan_restore_machine(p->vm->manager, &p->restore, &capabilities);
     if (r >= 0)
-        r = resolve(p, spec, &capabilities, &plan);
+        r = resolve(p, spec, host, &capabilities, &plan);
     if (r >= 0 && p->restore.vm)
         r = plan_restore(p->vm->manager, &p->restore, p->prefetch, capabilities.version, &plan, &p->err);
     else if (r >= 0 && (p->use & PLAN_LAUNCH))
@@ -389,13 +353,13 @@ void plan_begin(struct plan_request *p, struct spec *ret_spec)
         p->r = plan_allocate(p, ret_spec, spvm);
 }
 
-void plan_end(struct plan_request *p, struct spec *spec, int committed)
+void plan_end(struct plan_request *p, struct spec *spec, const struct plan_host *host, int committed)
 {
     if (p->r >= 0 && committed < 0 && !(p->use & PLAN_TRY))
         p->r = err_set_errno(&p->err, -committed, "not-saved", "what was given to it can't be written to %s/allocations.json",
                              p->vm->manager->dirs.state);
-    if (p->r >= 0)
-        p->r = make_plan(p, spec);
+    if (p->r >= 0 || p->r == -EAGAIN)
+        p->r = make_plan(p, spec, host);
     if (p->r < 0 && p->r != -EAGAIN)
         err_from(&p->err, p->r, "making the launch plan");
 }
@@ -403,10 +367,13 @@ void plan_end(struct plan_request *p, struct spec *spec, int committed)
 static void run(struct job *job)
 {
     struct plan_request *p = container_of(job, struct plan_request, job);
+    auto_plan_host struct plan_host host = { 0 };
     auto_spec struct spec spec = { 0 };
 
     plan_begin(p, &spec);
-    plan_end(p, &spec, p->r < 0 ? 0 : allocations_commit(p->vm->manager->allocations));
+    if (p->r >= 0)
+        p->r = plan_host_look(p->qemu_user, &host);
+    plan_end(p, &spec, &host, p->r < 0 ? 0 : allocations_commit(p->vm->manager->allocations));
 }
 
 static void ask(struct job *job)
@@ -428,8 +395,10 @@ static void ask_done(struct job *job)
     worker_add(p->vm->manager->reader, &p->job);
 }
 
-void plan_request_finish(struct plan_request *p)
+static void done(struct job *job)
 {
+    struct plan_request *p = container_of(job, struct plan_request, job);
+
     if (p->r == -EAGAIN && !p->asked && p->qemu_path) {
         p->asked = true;
         p->job.run = ask;
@@ -441,8 +410,6 @@ void plan_request_finish(struct plan_request *p)
         err_set(&p->err, EAGAIN, "no-qemu", "%s changes while it is looked at: try again", p->qemu_path ? p->qemu_path : "QEMU");
     p->done(p);
 }
-
-static void done(struct job *job) { plan_request_finish(container_of(job, struct plan_request, job)); }
 
 static bool contends(const struct vm *vm, unsigned use)
 {

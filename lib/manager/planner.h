@@ -30,6 +30,8 @@ struct plan_place {
     char *run, *state, *log; /* absolute; made for PLAN_LAUNCH */
 };
 
+struct plan_host;
+
 struct plan_request {
     struct job job;
     struct vm *vm; /* referenced */
@@ -78,11 +80,11 @@ void plan_request_free(struct plan_request *p);
 bool plan_awaits_image(const struct plan_request *p);
 
 /* For those who make many plans in one job, on its thread: first this for each (p->r says how it went), then once allocations_commit(), then
- * the other for each, with what the commit returned. */
+ * the other for each, with what the commit returned; again with 0 where p->r is -EAGAIN, once QEMU at p->qemu_path was asked. */
 void plan_begin(struct plan_request *p, struct spec *ret_spec);
-void plan_end(struct plan_request *p, struct spec *spec, int committed);
-/* Then on the loop, in place of p->done, which it leads to: asks QEMU what it can do where that is not known yet (p->r is -EAGAIN). */
-void plan_request_finish(struct plan_request *p);
+void plan_end(struct plan_request *p, struct spec *spec, const struct plan_host *host, int committed);
 
 /* Goes through all VMs whose spec may have changed, in the background: is it right, is it what runs? (spec_check.c) */
 void planner_check(struct manager *m);
+/* Asks the QEMU most plans will need what it can do, while there is something else to do still. */
+void planner_warm(struct manager *m);

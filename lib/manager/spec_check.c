@@ -6,46 +6,87 @@
 #include "lib/base/log.h"
 #include "lib/manager/allocations.h"
 #include "lib/manager/live.h"
+#include "lib/manager/plan_host.h"
 #include "lib/manager/planner.h"
+#include "lib/manager/qemu_cache.h"
 #include "lib/manager/state.h"
+#include "lib/qemu/capabilities.h"
+#include "lib/spec/spec.h"
 
 enum {
-    BATCH_MAX = 128, /* long enough for few writes, short enough for the loop not to be held up by its end */
+    BATCH_MAX = 256, /* long enough for few writes, short enough for the loop not to be held up by its end */
     BATCHES = 2,     /* at a time: one reader is left for those who wait */
+    ASKS_MAX = 8,    /* QEMUs of one batch that may have to be asked; there are hardly two on a host */
 };
 
 struct batch {
     struct job job;
     struct manager *manager;
     size_t n;
+    unsigned asked;
+    struct plan_host host;
     struct plan_request *requests[BATCH_MAX];
+    struct spec specs[BATCH_MAX];
 };
 
 static void batch_free(struct batch *b)
 {
-    for (size_t i = 0; i < b->n; i++)
+    for (size_t i = 0; i < b->n; i++) {
         plan_request_free(b->requests[i]);
+        spec_clear(&b->specs[i]);
+    }
+    plan_host_clear(&b->host);
     free(b);
 }
 DEFINE_CLEANUP(struct batch *, batch, batch_free)
 
+static void end_all(struct batch *b, int committed)
+{
+    for (size_t i = 0; i < b->n; i++)
+        plan_end(b->requests[i], &b->specs[i], &b->host, committed);
+}
+
 static void run(struct job *job)
 {
     struct batch *b = container_of(job, struct batch, job);
-    auto_free struct spec *specs = calloc(b->n, sizeof(*specs));
-    int committed;
+    int r = plan_host_look(b->requests[0]->qemu_user, &b->host);
 
     for (size_t i = 0; i < b->n; i++) {
-        if (specs)
-            plan_begin(b->requests[i], &specs[i]);
+        if (r >= 0)
+            plan_begin(b->requests[i], &b->specs[i]);
         else
-            b->requests[i]->r = -ENOMEM;
+            b->requests[i]->r = r;
     }
-    committed = specs ? allocations_commit(b->manager->allocations) : 0;
-    for (size_t i = 0; specs && i < b->n; i++) {
-        plan_end(b->requests[i], &specs[i], committed);
-        spec_clear(&specs[i]);
-    }
+    end_all(b, allocations_commit(b->manager->allocations));
+}
+
+/* Those that go on from where they were. */
+static bool waits(const struct plan_request *p) { return p->r == -EAGAIN && p->qemu_path; }
+
+static void run_again(struct job *job)
+{
+    struct batch *b = container_of(job, struct batch, job);
+
+    for (size_t i = 0; i < b->n; i++)
+        if (waits(b->requests[i]))
+            plan_end(b->requests[i], &b->specs[i], &b->host, 0);
+}
+
+static const struct plan_request *first_waiting(const struct batch *b)
+{
+    for (size_t i = 0; i < b->n; i++)
+        if (waits(b->requests[i]))
+            return b->requests[i];
+    return NULL;
+}
+
+static void ask(struct job *job)
+{
+    struct batch *b = container_of(job, struct batch, job);
+
+    const struct plan_request *p = first_waiting(b);
+
+    (void)qemu_cache_ask(b->manager->qemus, p->qemu_path, p->features, NULL); /* the cache knows a failure, too */
 }
 
 /* What was started by a manager that kept no record of it. */
@@ -63,6 +104,8 @@ static void note(struct plan_request *p)
     struct vm *vm = p->vm;
     bool wrong;
 
+    if (p->r == -EAGAIN)
+        err_set(&p->err, EAGAIN, "no-qemu", "%s changes while it is looked at: try again", p->qemu_path ? p->qemu_path : "QEMU");
     if (vm->gone_from_registry || vm->spec_second)
         return;
     if (p->r >= 0) {
@@ -77,39 +120,30 @@ static void note(struct plan_request *p)
     (void)str_set(&vm->spec_error, wrong ? p->err.text : NULL);
 }
 
-static void check_done(struct plan_request *p)
-{
-    struct manager *m = p->vm->manager;
+static void done(struct job *job);
 
-    note(p);
-    plan_request_free(p);
-    m->checking--;
-    m->check_asks = false;
-    planner_check(m);
+static void ask_done(struct job *job)
+{
+    struct batch *b = container_of(job, struct batch, job);
+
+    b->job.run = run_again;
+    b->job.done = done;
+    worker_add(b->manager->reader, &b->job);
 }
 
 static void done(struct job *job)
 {
     struct batch *b = container_of(job, struct batch, job);
     struct manager *m = b->manager;
-    bool asks = false;
 
-    for (size_t i = 0; i < b->n; i++) {
-        struct plan_request *p = b->requests[i];
-
-        if (p->r != -EAGAIN) {
-            note(p);
-        } else if (asks || m->check_asks) { /* once it is known for one, it is for all that have the same */
-            p->vm->check_due = true;
-            m->checked--;
-        } else {
-            asks = true;
-            b->requests[i] = NULL;
-            m->checking++;
-            m->check_asks = true;
-            plan_request_finish(p);
-        }
+    if (first_waiting(b) && b->asked++ < ASKS_MAX) {
+        b->job.run = ask;
+        b->job.done = ask_done;
+        worker_add(m->prober, &b->job);
+        return;
     }
+    for (size_t i = 0; i < b->n; i++)
+        note(b->requests[i]);
     batch_free(b);
     m->checking--;
     planner_check(m);
@@ -132,7 +166,7 @@ static struct batch *collect(struct manager *m)
             break;
         if (!vm->check_due)
             continue;
-        b->requests[b->n] = plan_request_new(vm, 0, check_done, NULL);
+        b->requests[b->n] = plan_request_new(vm, 0, NULL, NULL);
         if (!b->requests[b->n])
             break;
         vm->check_due = false;
@@ -145,7 +179,7 @@ void planner_check(struct manager *m)
 {
     struct batch *b;
 
-    while (m->checking < BATCHES && !m->check_asks && !m->stopping && (b = collect(m))) {
+    while (m->checking < BATCHES && !m->stopping && (b = collect(m))) {
         if (m->checked == 0)
             m->check_began_us = clock_mono_us();
         m->checking++;
@@ -157,4 +191,34 @@ void planner_check(struct manager *m)
     log_info("specs checked: %zu, in %.1f ms", m->checked, (double)(clock_mono_us() - m->check_began_us) / 1000.);
     m->checked = 0;
     (void)malloc_trim(0);
+}
+
+/* ---- ahead of it ---- */
+
+struct ahead {
+    struct job job;
+    struct manager *manager;
+};
+
+static void ask_ahead(struct job *job)
+{
+    struct manager *m = container_of(job, struct ahead, job)->manager;
+    const char *path = qemu_default_path();
+
+    if (path)
+        (void)qemu_cache_ask(m->qemus, path, false, NULL);
+}
+
+static void asked_ahead(struct job *job) { free(container_of(job, struct ahead, job)); }
+
+void planner_warm(struct manager *m)
+{
+    struct ahead *ahead = calloc(1, sizeof(*ahead));
+
+    if (!ahead)
+        return;
+    ahead->manager = m;
+    ahead->job.run = ask_ahead;
+    ahead->job.done = asked_ahead;
+    worker_add(m->prober, &ahead->job);
 }

@@ -92,7 +92,6 @@ struct manager {
     size_t adopting; /* VMs whose shim was asked at start and has not answered */
     bool serving, stopping;
     unsigned checking;    /* batches of specs being checked in the background */
-    bool check_asks;      /* one of them waits for a QEMU to say what it can do: so would the next */
     size_t checked;       /* specs since the last time there were none to check */
     uint64_t check_began_us;
     uint64_t next_start_us; /* when the next start of our own accord may begin (config.start_interval) */

@@ -329,7 +329,47 @@ def bench_list(rows, h, size, options):
                  f"whole process, {len(times)} times"))
 
 
-BENCHES = {"start": bench_start, "idle": bench_idle, "fakes": bench_fakes, "reals": bench_reals}
+def open_specs(h, count):
+    """Specs that leave to the manager all it can give, of VMs that don't run."""
+    for i in range(count):
+        h.write_spec({"name": f"vm{i:04}", "enabled": False, "memory": "1G", "accel": "tcg", "boot": {"kernel": program("holdfastd")},
+                      "disks": [{"name": "data", "size": "20G"}], "vsock": {},
+                      "network": [{"forward": [{"host": "127.0.0.1:auto", "guest": 80}, {"host": f"127.0.0.1:{10000 + i}", "guest": 22}]}]})
+
+
+def check_specs(h, count, fresh):
+    """Seconds from the exec of a manager until it knows of each spec whether it is right and what it comes to."""
+    if h.manager:
+        h.kill_manager()
+    for path in (os.path.join(h.dirs["state"], "allocations.json"), os.path.join(h.root, "manager.log")):
+        if fresh or path.endswith("log"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+    begin = time.monotonic()
+    h.start_manager(wait=False)
+    said = f"specs checked: {count}, in "
+    while said not in h.manager_log():
+        if time.monotonic() - begin > 60:
+            raise AssertionError(f"not checked: {h.manager_log()}")
+        time.sleep(0.001)
+    return time.monotonic() - begin
+
+
+def bench_specs(rows, options):
+    count = options.specs
+    with host_of() as h:
+        open_specs(h, count)
+        for fresh, what in ((True, "all that they leave open is given"), (False, "all was given before")):
+            times = [check_specs(h, count, fresh) for _ in range(options.runs)]
+            with open(os.path.join(h.dirs["state"], "allocations.json")) as f:
+                vms = json.load(f)["vms"]
+            ports = {vm["given"]["ports"][0]["host"] for vm in vms.values()}
+            assert len(vms) == len(ports) == count, "not every VM has a port of its own"
+            rows.append((f"manager's exec -> {count} specs parsed, checked, planned; {what}", f"{median(times) * 1e3:.0f} ms", "<= 150 ms",
+                         median(times) <= 0.150, f"with QEMU asked what it can do; min {min(times) * 1e3:.0f} of {len(times)}"))
+
+
+BENCHES = {"start": bench_start, "specs": bench_specs, "idle": bench_idle, "fakes": bench_fakes, "reals": bench_reals}
 COUNTS = ("memory of a shim", "wakeups", "manager RSS")  # rows that say the same on a busy machine
 
 
@@ -350,11 +390,12 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="few VMs, each bench once: that all run, and that counts hold")
     parser.add_argument("--fakes", type=int, default=1000)
     parser.add_argument("--reals", type=int, default=50)
+    parser.add_argument("--specs", type=int, default=500)
     parser.add_argument("--runs", type=int, default=9)
     options = parser.parse_args()
     options.shims, options.window = 50, IDLE_WINDOW
     if options.smoke:
-        options.fakes, options.reals, options.runs, options.window = 20, 2, 2, IDLE_WINDOW / 3
+        options.fakes, options.reals, options.specs, options.runs, options.window = 20, 2, 20, 2, IDLE_WINDOW / 3
     rows = []
     print(f"bench: of {os.path.relpath(BIN)}, with {os.path.relpath(FAKE_QEMU)}", file=sys.stderr)
     for name in options.only or BENCHES:
