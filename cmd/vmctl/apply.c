@@ -17,10 +17,10 @@ enum { APPLY_TIMEOUT_MS = 30 * 1000 };
 struct apply {
     const struct invocation *in;
     struct varlink_client *client;
-    struct strv starting; /* the VMs to wait for */
+    struct strv starting;   /* the VMs to wait for */
     struct strv restarting; /* with --restart: those that run by an earlier spec */
-    struct map *changes;  /* VM → json_t of its Apply reply */
-    json_t *results;      /* with --json: those that aren't waited for */
+    struct map *changes;    /* VM → json_t of its Apply reply */
+    json_t *results;        /* with --json: those that aren't waited for */
     enum outcome outcome;
     bool away; /* nobody to ask: the rest needn't be tried */
 };

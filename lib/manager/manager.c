@@ -4,13 +4,10 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <malloc.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
-#include "lib/base/clock.h"
-#include "lib/base/failpoint.h"
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/log.h"
@@ -23,6 +20,7 @@
 #include "lib/manager/gpu_move.h"
 #include "lib/manager/gpus.h"
 #include "lib/manager/launch.h"
+#include "lib/manager/manager_lock.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/qemu_user.h"
@@ -41,122 +39,62 @@
 enum {
     READER_THREADS = 3,   /* a file on a dead mount holds up one of them */
     STOP_GRACE_MS = 2000, /* for what is being written when we are told to end */
-    LOCK_GRACE_MS = 300,  /* for a killed predecessor to be gone */
-    LOCK_RETRY_MS = 5,
-    PID_TEXT_MAX = 32,
 };
 
 static const char default_group[] = "holdfast";
 
-/* ---- the lock ---- */
-
-static pid_t read_holder(int run_fd)
-{
-    auto_free char *text = NULL;
-    uint64_t pid;
-    size_t len;
-
-    if (file_read(run_fd, FILE_MANAGER_LOCK, PID_TEXT_MAX, &text, &len) < 0)
-        return 0;
-    text[strcspn(text, "\n")] = '\0';
-    return parse_u64(text, 1, INT32_MAX, &pid) < 0 ? 0 : (pid_t)pid;
-}
-
-/* Waits a little for the lock to be let go of: its holder may be on its way out, or dead already with a child of its own between fork and exec,
- * where all that is open is still shared. A manager that goes on living is told from these by its pid. */
-static void wait_for_holder(pid_t pid)
-{
-    struct pidref auto_pidref ref = PIDREF_NONE;
-
-    if (pid > 0 && pidref_open(pid, &ref) >= 0) {
-        struct pollfd pollfd = { .fd = ref.fd, .events = POLLIN };
-
-        (void)poll(&pollfd, 1, LOCK_GRACE_MS);
-    } else {
-        (void)poll(NULL, 0, LOCK_RETRY_MS);
-    }
-}
-
-static int try_lock(const struct manager *m)
-{
-    uint64_t until = clock_mono_us() + (uint64_t)LOCK_GRACE_MS * 1000;
-    int fd;
-
-    while ((fd = lock_take(m->run_fd, FILE_MANAGER_LOCK)) == -EWOULDBLOCK && clock_mono_us() < until)
-        wait_for_holder(read_holder(m->run_fd));
-    return fd;
-}
-
-static int take_lock(struct manager *m, struct err *err)
-{
-    char text[PID_TEXT_MAX];
-    int fd = try_lock(m), n;
-
-    if (fd == -EWOULDBLOCK)
-        return err_set(err, EWOULDBLOCK, "locked",
-                       "another manager, process %d, holds %s/%s: stop that one first, or use another --run-dir",
-                       (int)read_holder(m->run_fd), m->dirs.run, FILE_MANAGER_LOCK);
-    if (fd < 0)
-        return err_set_errno(err, -fd, "no-lock", "can't lock %s/%s", m->dirs.run, FILE_MANAGER_LOCK);
-    m->lock_fd = fd;
-    n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
-    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
-        return err_set_errno(err, errno, "no-lock", "can't write %s/%s", m->dirs.run, FILE_MANAGER_LOCK);
-    FAILPOINT("manager.after-lock");
-    return 0;
-}
-
 /* ---- folders ---- */
 
-/* Makes and opens base[/sub]. What is made there later belongs to the managing group, too: the set-group-id bit, inode(7). */
-static int open_folder(const struct manager *m, const char *base, const char *sub, bool may_link, int *ret_fd, struct err *err)
+struct folder {
+    const char *base, *sub; /* sub NULL: base itself */
+    int *fd;
+    bool may_link; /* what is in the folder of specs is looked after by its owner; folders with our records are no links */
+};
+
+/* Makes and opens it. What is made there later belongs to the managing group, too: the set-group-id bit, inode(7). */
+static int open_folder(const struct manager *m, const struct folder *folder, struct err *err)
 {
     auto_free char *path = NULL;
     auto_fd int fd = -1;
     struct stat st;
     int r;
 
-    r = sub ? str_format(&path, "%s/%s", base, sub) : str_set(&path, base);
+    r = folder->sub ? str_format(&path, "%s/%s", folder->base, folder->sub) : str_set(&path, folder->base);
     if (r < 0)
         return r;
     r = dir_make(path, FOLDER_MODE, err);
     if (r < 0)
         return r;
-    /* One's own folder may well be a link: what is in it is looked after by its owner. Those with our records may not. */
-    fd = may_link ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : dir_open(AT_FDCWD, path);
+    fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (folder->may_link ? 0 : O_NOFOLLOW));
     if (fd < 0)
-        return err_set_errno(err, may_link ? errno : -fd, "no-folder", "can't open %s", path);
+        return err_set_errno(err, errno, "no-folder", "can't open %s", path);
     if (faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) < 0)
         return err_set_errno(err, errno, "no-folder", "can't write in %s", path);
     if (m->group != (gid_t)-1 && fstat(fd, &st) == 0 && st.st_gid != m->group) {
         if (fchown(fd, (uid_t)-1, m->group) < 0 || fchmod(fd, FOLDER_MODE | S_ISGID) < 0)
             return err_set_errno(err, errno, "no-folder", "can't give %s to its group", path);
     }
-    *ret_fd = steal_fd(&fd);
+    *folder->fd = steal_fd(&fd);
     return 0;
 }
 
 static int open_folders(struct manager *m, struct err *err)
 {
-    const struct {
-        const char *base, *sub;
-        int *fd;
-        bool may_link;
-    } folders[] = {
-        { m->dirs.run, NULL, &m->run_fd, false },
-        { m->dirs.run, FOLDER_VMS, &m->run_vms_fd, false },
-        { m->dirs.state, NULL, &m->state_fd, false },
-        { m->dirs.state, FOLDER_VMS, &m->state_vms_fd, false },
-        { m->dirs.log, NULL, &m->log_fd, false },
-        { m->specs_dir, NULL, &m->specs_fd, true },
-        { m->dirs.state, FOLDER_SNAPSHOTS, &m->snapshots_fd, false },
+    const struct folder folders[] = {
+        { .base = m->dirs.run, .fd = &m->run_fd },
+        { .base = m->dirs.run, .sub = FOLDER_VMS, .fd = &m->run_vms_fd },
+        { .base = m->dirs.state, .fd = &m->state_fd },
+        { .base = m->dirs.state, .sub = FOLDER_VMS, .fd = &m->state_vms_fd },
+        { .base = m->dirs.log, .fd = &m->log_fd },
+        { .base = m->specs_dir, .fd = &m->specs_fd, .may_link = true },
+        { .base = m->dirs.state, .sub = FOLDER_SNAPSHOTS, .fd = &m->snapshots_fd },
     };
     int r = 0;
 
     for (size_t i = 0; i < ARRAY_LEN(folders) && r >= 0; i++) {
-        r = open_folder(m, folders[i].base, folders[i].sub, folders[i].may_link, folders[i].fd, err);
+        r = open_folder(m, &folders[i], err);
         if (r >= 0 && i == 0)
-            r = take_lock(m, err); /* before anything else is touched */
+            r = manager_lock_take(m, err); /* before anything else is touched */
     }
     return r;
 }

@@ -56,8 +56,8 @@ int plan_restore_machine(const struct manager *m, const struct wanted_restore *r
     return machine && qemu_capabilities_has_machine(capabilities, machine) ? str_set(&capabilities->machine, machine) : 0;
 }
 
-int plan_restore(const struct manager *m, const struct wanted_restore *restore, bool prefetch, const char *qemu_version,
-                 struct plan *plan, struct err *err)
+int plan_restore(const struct manager *m, const struct wanted_restore *restore, bool prefetch, const char *qemu_version, struct plan *plan,
+                 struct err *err)
 {
     auto_snapshot_info struct snapshot_info info = { 0 };
     auto_hardware struct hardware hardware = { 0 };

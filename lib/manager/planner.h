@@ -37,8 +37,8 @@ struct plan_request {
     struct vm *vm; /* referenced */
     unsigned use;
     char *spec_file;
-    char *qemu_user; /* of the host config, as it was when this was asked for */
-    bool prefetch;   /* likewise: restore.prefetch */
+    char *qemu_user;               /* of the host config, as it was when this was asked for */
+    bool prefetch;                 /* likewise: restore.prefetch */
     json_t *given;                 /* the spec to plan by instead of the file's, NULL: that; owned */
     struct wanted_restore restore; /* the snapshot to begin from; owned */
     struct plan_place place;       /* run NULL: the usual folders; owned */

@@ -4,9 +4,9 @@
 #include <stdio.h>
 
 #include "lib/base/log.h"
+#include "lib/manager/planner.h"
 #include "lib/manager/qemu_user.h"
 #include "lib/manager/spec_edit.h"
-#include "lib/manager/planner.h"
 #include "lib/manager/state.h"
 
 struct reload_job {

@@ -190,10 +190,7 @@ void rollout_check(struct vm *vm)
         kick(vm->manager->rollout);
 }
 
-void rollout_wait(struct manager *m)
-{
-    m->rollout->next_us = clock_mono_us() + m->config.watch.restart_interval * 1000;
-}
+void rollout_wait(struct manager *m) { m->rollout->next_us = clock_mono_us() + m->config.watch.restart_interval * 1000; }
 
 char *rollout_reason(const struct vm *vm)
 {

@@ -31,12 +31,12 @@ enum spec_change spec_change_of(const struct spec_known *known, const struct spe
 
 /* Of a VM that lives: what it was launched with, beside what its file says now. */
 struct edit_facts {
-    bool has_record;     /* of the spec it was launched with */
-    bool here;           /* that was read in this folder of specs */
-    bool has_file;       /* its spec is there … */
-    bool readable;       /* … and can be read, and has no mistake */
-    bool same;           /* as the recorded one */
-    bool known;          /* it was applied by a command, which leaves the restart to its user */
+    bool has_record; /* of the spec it was launched with */
+    bool here;       /* that was read in this folder of specs */
+    bool has_file;   /* its spec is there … */
+    bool readable;   /* … and can be read, and has no mistake */
+    bool same;       /* as the recorded one */
+    bool known;      /* it was applied by a command, which leaves the restart to its user */
     bool was_enabled, enabled;
 };
 

@@ -26,7 +26,7 @@ struct edit {
     struct edit_facts facts;
     struct launch_record record;
     json_t *spec;
-    char *why;          /* a launch record that can't be read */
+    char *why;           /* a launch record that can't be read */
     char old_digest[17]; /* of the plan that the recorded spec comes to, "": it can't be resolved any more */
 };
 
@@ -110,12 +110,20 @@ static bool has_no_mistake(const json_t *json, const char *name)
     return spec_load(json, &nobody, &spec) == 0 && streq_opt(spec.name, name);
 }
 
+/* Whether the file in which its spec was may still be that: "can't be read" is not "was deleted". */
 static bool file_is_there(const struct edit *e)
 {
+    int specs_fd = e->vm->manager->specs_fd;
+    auto_json json_t *json = NULL;
     struct stat st;
+    const char *name;
 
-    /* Whatever the file is: "can't be read" is not "was deleted". */
-    return fstatat(e->vm->manager->specs_fd, e->file, &st, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT;
+    if (fstatat(specs_fd, e->file, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno != ENOENT;
+    if (specs_read(specs_fd, e->file, &json, NULL) < 0)
+        return true;
+    name = json_string_value(json_object_get(json, "name"));
+    return !name || !name_is_valid(name) || streq(name, e->vm->name); /* else it is another VM's now */
 }
 
 static void look(struct job *job)

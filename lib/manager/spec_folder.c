@@ -177,10 +177,11 @@ int spec_folder_scan(int fd, const struct spec_folder *before, struct spec_folde
 {
     auto_spec_folder struct spec_folder folder = { 0 };
     struct stat st;
-    int r = fstat(fd, &st) < 0 ? -errno : 0;
+    int r = read_names(fd, before, &folder);
 
+    /* One that was removed reads as an empty one: readdir(3) takes the kernel's ENOENT for the end. */
     if (r >= 0)
-        r = read_names(fd, before, &folder);
+        r = fstat(fd, &st) < 0 ? -errno : st.st_nlink == 0 ? -ENOENT : 0;
     if (r < 0)
         return err_set_errno(err, -r, "no-specs", "can't read the folder of specs");
     if (folder.n > 1)

@@ -9,8 +9,8 @@
 #include "lib/base/util.h"
 #include "lib/manager/launch_record.h"
 #include "lib/manager/reconcile.h"
-#include "lib/manager/specs.h"
 #include "lib/manager/spec_sync.h"
+#include "lib/manager/specs.h"
 #include "lib/manager/state.h"
 #include "lib/manager/wish.h"
 
@@ -212,7 +212,10 @@ char *spec_gone_reason(const struct vm *vm)
         break;
     case GONE_HELD:
         riddle = held ? NULL : spec_sync_riddle(vm->manager);
-        (void)str_format(&text, "its spec is gone, and it runs on: %s%s", held ? held : riddle ? riddle : "it may come back",
+        (void)str_format(&text, "its spec is gone, and it runs on: %s%s",
+                         held     ? held
+                         : riddle ? riddle
+                                  : "it may come back",
                          riddle ? " can't be read and may be it" : "");
         break;
     case GONE_STOPPED:

@@ -21,7 +21,7 @@ bool spec_sync_is_lost(const struct manager *m) { return m->specs_lost; }
 
 bool spec_sync_is_suspicious(const struct manager *m, const struct spec_folder *folder)
 {
-    return folder->n == 0 && m->specs.n > 0 && (folder->dev != m->specs.dev || folder->ino != m->specs.ino);
+    return folder->n == 0 && m->specs_home.ino != 0 && (folder->dev != m->specs_home.dev || folder->ino != m->specs_home.ino);
 }
 
 void spec_sync_lost(struct manager *m, const char *why, bool away)
@@ -162,6 +162,7 @@ enum mode {
     LATER,
 };
 
+/* `seen` has at least one file. */
 static void act(struct vm *vm, const struct spec_seen *seen, enum mode mode)
 {
     const struct spec_known known = { vm->has_spec, vm->spec_second, vm->spec_digest };
@@ -171,8 +172,7 @@ static void act(struct vm *vm, const struct spec_seen *seen, enum mode mode)
         return;
     switch (change) {
     case SPEC_SAME:
-        if (seen->first)
-            (void)note_file(vm, seen->first->file); /* it may be in another file now */
+        (void)note_file(vm, seen->first->file); /* it may be in another file now */
         break;
     case SPEC_NEW:
         note(vm, seen->first);
@@ -191,12 +191,21 @@ static void act(struct vm *vm, const struct spec_seen *seen, enum mode mode)
     case SPEC_TWICE:
         twice(vm, seen);
         break;
-    case SPEC_GONE:
-        vm->has_spec = false;
-        vm->spec_digest[0] = '\0';
-        spec_gone_begin(vm);
+    case SPEC_GONE: /* of none that was seen */
         break;
     }
+}
+
+/* No file has it any more. */
+static void gone(struct vm *vm)
+{
+    if (!vm->has_spec || vm->wanted.deleting || vm->forgetting)
+        return;
+    vm->has_spec = false;
+    vm->spec_digest[0] = '\0';
+    free(steal_ptr(&vm->spec_second));
+    (void)str_set(&vm->spec_error, NULL);
+    spec_gone_begin(vm);
 }
 
 /* Files by the VM they are of. One that can't be read counts only where no other has the VM. */
@@ -272,6 +281,10 @@ static int take(struct manager *m, struct spec_folder *folder, bool starting)
     spec_folder_clear(&m->specs);
     m->specs = *folder;
     *folder = (struct spec_folder){ 0 };
+    if (m->specs.n > 0) {
+        m->specs_home.dev = m->specs.dev;
+        m->specs_home.ino = m->specs.ino;
+    }
     if (r >= 0)
         r = collect(&m->specs, seen, all);
     if (r >= 0)
@@ -280,10 +293,9 @@ static int take(struct manager *m, struct spec_folder *folder, bool starting)
         return r;
     map_foreach (m->vms, e) {
         struct vm *vm = map_value(e);
-        struct spec_seen none = { 0 };
 
         if (!map_get(seen, vm->name) && !starting) {
-            act(vm, &none, LATER);
+            gone(vm);
             drop_if_nothing(vm);
         }
     }

@@ -83,11 +83,15 @@ struct manager {
     struct watch *watch;
     struct rollout *rollout;
     struct spec_folder specs; /* as of the last look */
-    char *specs_lost;         /* why the folder of specs can't be believed, NULL: it can */
-    char *specs_empty;        /* it was found empty at the start, NULL: it wasn't, or isn't any more */
-    bool specs_away;          /* there is no such folder */
-    bool editing;             /* a VM's edited spec is being looked at */
-    ev_timer gone_timer;      /* the next VM whose spec is gone is to be stopped */
+    struct {
+        dev_t dev;
+        ino_t ino;
+    } specs_home;        /* the folder that last had any; ino 0: none yet */
+    char *specs_lost;    /* why the folder of specs can't be believed, NULL: it can */
+    char *specs_empty;   /* it was found empty at the start, NULL: it wasn't, or isn't any more */
+    bool specs_away;     /* there is no such folder */
+    bool editing;        /* a VM's edited spec is being looked at */
+    ev_timer gone_timer; /* the next VM whose spec is gone is to be stopped */
 
     size_t adopting; /* VMs whose shim was asked at start and has not answered */
     bool serving, stopping;

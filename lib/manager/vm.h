@@ -54,18 +54,18 @@ struct vm {
     /* The spec. */
     bool has_spec, enabled, check_due;
     bool contested;       /* what is wrong with it is what another VM has */
-    bool edit_due;            /* what an edit of it means is to be found out */
-    bool gone_seen;           /* it was seen to be deleted */
-    uint8_t gone;             /* enum spec_gone */
-    uint64_t gone_until_us;   /* GONE_GRACE: CLOCK_BOOTTIME of the stop */
-    uint64_t restart_turn;    /* its place among those that wait for a restart for their edited spec, 0: it doesn't */
-    char spec_digest[17];     /* json_digest() of the file, "": not known */
-    char applied_digest[17];  /* the same of the newest that a command has written */
-    char *spec_second;    /* another file that has it too, NULL: none; while both are there neither counts */
-    uint8_t policy;       /* enum restart_policy */
-    char *spec_file;      /* its name, NULL: NAME.json */
-    char *spec_error;     /* what is wrong with it, NULL: nothing */
-    char next_digest[17]; /* of the plan a start would use now, "": not known */
+    bool edit_due;           /* what an edit of it means is to be found out */
+    bool gone_seen;          /* it was seen to be deleted */
+    uint8_t gone;            /* enum spec_gone */
+    uint64_t gone_until_us;  /* GONE_GRACE: CLOCK_BOOTTIME of the stop */
+    uint64_t restart_turn;   /* its place among those that wait for a restart for their edited spec, 0: it doesn't */
+    char spec_digest[17];    /* json_digest() of the file, "": not known */
+    char applied_digest[17]; /* the same of the newest that a command has written */
+    char *spec_second;       /* another file that has it too, NULL: none; while both are there neither counts */
+    uint8_t policy;          /* enum restart_policy */
+    char *spec_file;         /* its name, NULL: NAME.json */
+    char *spec_error;        /* what is wrong with it, NULL: nothing */
+    char next_digest[17];    /* of the plan a start would use now, "": not known */
 
     /* What is. */
     uint8_t presence;               /* enum presence */

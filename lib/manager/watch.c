@@ -13,10 +13,10 @@
 #include "lib/manager/watch_set.h"
 
 enum {
-    SETTLE_MS = 20,     /* from the first event to the look: one save is several of them, and so are many files at once */
-    BEGUN_MS = 1000,    /* the same when all that is known is that a file was made */
-    RESCAN_MS = 5000,   /* between looks where inotify doesn't tell everything */
-    AGAIN_MS = 1000,    /* after a look that failed for lack of memory */
+    SETTLE_MS = 20,   /* from the first event to the look: one save is several of them, and so are many files at once */
+    BEGUN_MS = 1000,  /* the same when all that is known is that a file was made */
+    RESCAN_MS = 5000, /* between looks where inotify doesn't tell everything */
+    AGAIN_MS = 1000,  /* after a look that failed for lack of memory */
 };
 
 struct watch {
@@ -25,8 +25,8 @@ struct watch {
     ev_io io;
     ev_timer settle; /* the next look */
     ev_timer poll;
-    unsigned due;       /* bits of enum watch_what that the next look is for */
-    unsigned held;      /* writes of our own that are under way */
+    unsigned due;        /* bits of enum watch_what that the next look is for */
+    unsigned held;       /* writes of our own that are under way */
     unsigned generation; /* of them: a look that one of them came into is worth nothing */
     bool begun, looking, said_poll;
 };
@@ -36,8 +36,8 @@ struct look {
     struct job job;
     struct watch *watch;
     unsigned due, generation;
-    char *specs_dir, *config_dir;       /* copies */
-    const struct spec_folder *before;   /* the loop changes it only when no look is under way */
+    char *specs_dir, *config_dir;     /* copies */
+    const struct spec_folder *before; /* the loop changes it only when no look is under way */
     /* found */
     int specs_fd; /* a new one, when the paths were followed anew; -1: as it was, or none */
     int old_fd;   /* the one there is */
@@ -102,33 +102,33 @@ static bool has_links(const struct spec_folder *folder)
     return false;
 }
 
+/* The paths followed anew, the folder, and what its links lead to. */
+static int look_anew(struct look *l)
+{
+    auto_spec_folder struct spec_folder first = { 0 };
+    int r = follow_paths(l);
+
+    l->due |= WATCH_PATHS;
+    if (r >= 0)
+        r = spec_folder_scan(l->specs_fd, l->before, &first, &l->err);
+    if (r >= 0 && l->set && has_links(&first))
+        r = watch_set_add_links(l->set, l->specs_dir, &first);
+    /* Once more, now that they are watched. */
+    return r < 0 ? r : spec_folder_scan(l->specs_fd, l->before, &l->folder, &l->err);
+}
+
 static int look_at(struct look *l)
 {
-    struct spec_folder first = { 0 };
-    bool anew = l->due & WATCH_PATHS;
-    int r = 0;
+    int r;
 
-    if (anew)
-        r = follow_paths(l);
-    if (r >= 0)
-        r = spec_folder_scan(anew ? l->specs_fd : l->old_fd, l->before, &first, &l->err);
-    if (r < 0)
+    if (l->due & WATCH_PATHS)
+        return look_anew(l);
+    r = spec_folder_scan(l->old_fd, l->before, &l->folder, &l->err);
+    if (r < 0 || !(has_links(&l->folder) || has_links(l->before)))
         return r;
-    if (!anew && (has_links(&first) || has_links(l->before))) {
-        /* Where they lead to may be another place now. */
-        spec_folder_clear(&first);
-        l->due |= WATCH_PATHS;
-        return look_at(l);
-    }
-    if (!has_links(&first) || !l->set) {
-        l->folder = first;
-        return 0;
-    }
-    r = watch_set_add_links(l->set, l->specs_dir, &first);
-    if (r >= 0) /* once more, now that they are watched; `first` has the JSON that this look doesn't read again */
-        r = spec_folder_scan(l->specs_fd, l->before, &l->folder, &l->err);
-    spec_folder_clear(&first);
-    return r;
+    /* Where they lead to may be another place now. */
+    spec_folder_clear(&l->folder);
+    return look_anew(l);
 }
 
 static void run(struct job *job)

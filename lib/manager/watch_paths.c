@@ -91,6 +91,8 @@ static int step(struct walk *w, struct watch_places *places, const char *name, c
     if ((size_t)snprintf(path, sizeof(path), "%s/%s", w->at, name) >= sizeof(path))
         return -ENAMETOOLONG;
     r = lstat(path, &st) < 0 ? -errno : 0;
+    if (r >= 0 && !last && !S_ISDIR(st.st_mode) && !S_ISLNK(st.st_mode))
+        r = -ENOTDIR;
     if (r < 0 || last || S_ISLNK(st.st_mode)) {
         int added = add(places, folder_of(w), name);
 

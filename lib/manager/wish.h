@@ -9,7 +9,7 @@ struct wish_change {
     bool force;
     uint64_t timeout_ms;
     bool deleting, purge;
-    bool by_spec; /* not a command's wish */
+    bool by_spec;                         /* not a command's wish */
     const struct wanted_restore *restore; /* how that life begins, copied; NULL: it boots */
     bool keep;                            /* stays in force in memory should it not be writable: for wishes to run */
 };

@@ -339,6 +339,14 @@ class Deleting(WatchCase):
         self.wait_reason("web", "stops in ")
         self.host.wait_state("web", "stopped")
         self.assertEqual(self.host.state("db"), "running")
+        # the file is there, and another VM's
+        self.host.kill_manager()
+        self.write(self.host.fake_spec("shop"), self.spec_path("db"))
+        self.host.start_manager()
+        self.host.wait_state("shop", "running")
+        self.wait_reason("db", "stops in ")
+        self.host.wait_state("db", "stopped")
+        self.assertEqual(self.host.state("shop"), "running")
         self.stopEverything()
 
     def test_a_file_that_cannot_be_read_may_be_the_one(self):
