@@ -180,6 +180,8 @@ static int make_parts(struct manager *m, struct err *err)
     if (r >= 0)
         r = worker_new(m->loop, 1, &m->verifier);
     if (r >= 0)
+        r = worker_new(m->loop, 1, &m->watcher);
+    if (r >= 0)
         r = watch_new(m);
     if (r >= 0)
         r = rollout_new(m);
@@ -397,7 +399,7 @@ int manager_run(struct manager *m)
 /* Jobs that are out may still write a wish; a disk that has died must not keep us here. */
 static void stop_workers(struct manager *m)
 {
-    struct worker **workers[] = { &m->reader, &m->prober, &m->archivist, &m->verifier, &m->writer };
+    struct worker **workers[] = { &m->reader, &m->prober, &m->archivist, &m->verifier, &m->watcher, &m->writer };
 
     if (!gpu_moves_stop(m, STOP_GRACE_MS)) {
         log_error("a PCI device is on its way to or from a driver: leaving without waiting for it, the next manager goes on");

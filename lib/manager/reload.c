@@ -128,5 +128,5 @@ void reload_begin(struct manager *m)
     j->job.run = run;
     j->job.done = done;
     m->reloading = true;
-    worker_add(m->reader, &j->job);
+    worker_add(m->watcher, &j->job);
 }

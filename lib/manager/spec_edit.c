@@ -283,7 +283,7 @@ static int begin(struct vm *vm)
     e->facts.has_file = vm->has_spec;
     e->job.run = look;
     e->job.done = done;
-    worker_add(vm->manager->reader, &e->job);
+    worker_add(vm->manager->watcher, &e->job);
     return 0;
 }
 

@@ -14,6 +14,8 @@
 #include "lib/manager/state.h"
 #include "lib/manager/wish.h"
 
+#define GONE_TEXT "its spec is gone"
+
 static bool lives(const struct vm *vm) { return vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN || vm->launch; }
 
 void wish_stop_by_spec(struct vm *vm)
@@ -197,31 +199,30 @@ void spec_gone_review(struct manager *m)
     set_timer(m);
 }
 
+static int held_reason(const struct vm *vm, char **ret)
+{
+    const char *held = held_by(vm), *riddle = held ? NULL : spec_sync_riddle(vm->manager);
+
+    if (riddle)
+        return str_format(ret, GONE_TEXT ", and that changes nothing: %s can't be read and may be it", riddle);
+    return str_format(ret, GONE_TEXT ", and that changes nothing: %s", held ? held : "it may come back");
+}
+
 char *spec_gone_reason(const struct vm *vm)
 {
-    const char *held = held_by(vm), *riddle = NULL;
-    uint64_t now = clock_boottime_us();
+    uint64_t now = clock_boottime_us(), left = vm->gone_until_us > now ? vm->gone_until_us - now : 0;
+    bool stopped = vm->gone == GONE_STOPPED;
     char *text = NULL;
 
-    switch ((enum spec_gone)vm->gone) {
-    case GONE_NO:
-        break;
-    case GONE_GRACE:
-        (void)str_format(&text, "its spec is gone: stops in %llu s",
-                         (unsigned long long)(vm->gone_until_us > now ? (vm->gone_until_us - now + 999999) / 1000000 : 0));
-        break;
-    case GONE_HELD:
-        riddle = held ? NULL : spec_sync_riddle(vm->manager);
-        (void)str_format(&text, "its spec is gone, and it runs on: %s%s",
-                         held     ? held
-                         : riddle ? riddle
-                                  : "it may come back",
-                         riddle ? " can't be read and may be it" : "");
-        break;
-    case GONE_STOPPED:
-        (void)str_set(&text, "its spec is gone");
-        break;
-    }
+    /* Of a stop that an earlier manager saw to only the wish is left. */
+    if (vm->gone == GONE_NO)
+        stopped = !vm->has_spec && vm->wanted.by_spec && vm->wanted.wish == WANTED_STOPPED;
+    if (vm->gone == GONE_HELD)
+        (void)held_reason(vm, &text);
+    else if (vm->gone == GONE_GRACE && lives(vm))
+        (void)str_format(&text, GONE_TEXT ": stops in %llu s", (unsigned long long)((left + 999999) / 1000000));
+    else if (vm->gone == GONE_GRACE || (stopped && !vm->reason))
+        (void)str_set(&text, GONE_TEXT);
     return text;
 }
 

@@ -201,7 +201,7 @@ static void gone(struct vm *vm)
 {
     if (!vm->has_spec || vm->wanted.deleting || vm->forgetting)
         return;
-    vm->has_spec = false;
+    vm->has_spec = vm->check_due = false;
     vm->spec_digest[0] = '\0';
     free(steal_ptr(&vm->spec_second));
     (void)str_set(&vm->spec_error, NULL);

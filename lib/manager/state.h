@@ -70,6 +70,7 @@ struct manager {
     struct worker *prober;    /* QEMUs asked what they can do */
     struct worker *archivist; /* the store of snapshots looked at, things deleted from it */
     struct worker *verifier;  /* snapshots read from end to end */
+    struct worker *watcher;   /* the folder of specs and the host config looked at: they may be on a dead mount */
     struct qemu_cache *qemus;
     struct allocations *allocations;
     struct gpus *gpus;

@@ -180,8 +180,6 @@ static json_t *reason_of(const struct vm *vm)
     auto_free char *gone = spec_gone_reason(vm), *restart = rollout_reason(vm);
     const char *lost = !vm->has_spec || vm->gone != GONE_NO ? NULL : vm->manager->specs_lost;
 
-    if (gone && vm->gone == GONE_STOPPED && vm->reason)
-        return json_text(vm->reason);
     return json_text(gone ? gone : restart ? restart : vm->reason ? vm->reason : vm->spec_error ? vm->spec_error : lost);
 }
 

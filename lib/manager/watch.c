@@ -279,7 +279,7 @@ static void begin_look(struct watch *w)
     l->job.done = done;
     w->due = 0;
     w->looking = true;
-    worker_add(m->reader, &l->job);
+    worker_add(m->watcher, &l->job);
 }
 
 int watch_new(struct manager *m)

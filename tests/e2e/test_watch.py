@@ -234,6 +234,17 @@ class Editing(WatchCase):
             self.host.wait_state(name, "running")
         self.stopEverything()
 
+    def test_new_ones_take_turns(self):
+        self.write_config(start_interval="1h")
+        self.host.start_manager()
+        for name in ("a", "b", "c"):
+            self.write(self.host.fake_spec(name))
+        wait_for(lambda: set(self.host.list()) == {"a", "b", "c"}, "all to be seen")
+        wait_for(lambda: sorted(vm["state"] for vm in self.host.list().values()) == ["preparing", "preparing", "running"],
+                 f"one to run ({self.host.list()})")
+        self.assertEqual([vm["reason"] for vm in self.host.list().values()].count("waiting for its turn"), 2)
+        self.stopEverything()
+
     def test_more_events_than_the_kernel_keeps(self):
         """The manager sleeps while the queue of inotify overflows."""
         self.start()
@@ -424,7 +435,7 @@ class Folder(WatchCase):
         self.host.kill_manager()
         os.rename(self.vms, self.vms + ".away")
         self.host.start_manager()
-        self.wait_reason("web", "found empty")
+        self.wait_reason("web", "that changes nothing: the folder of specs was found empty")
         self.outlast()
         self.assertRunOn(before)
         os.rmdir(self.vms)
@@ -540,6 +551,26 @@ class Restarting(WatchCase):
         self.assertEqual((self.host.state("b"), self.host.state("same")), ("running", "running"))
         self.stopEverything()
 
+    def test_manager_killed_in_between(self):
+        """Whoever has been restarted isn't again, the others are by the next manager."""
+        self.start(restart_interval="300ms")
+        names = [f"vm{i}" for i in range(6)]
+        for name in names:
+            self.write(self.host.fake_spec(name))
+        for name in names:
+            self.host.wait_state(name, "running")
+        for name in names:
+            self.write(self.host.fake_spec(name, memory="24M"))
+        for restarted in (1, 3):
+            self.wait_log("is restarted for its edited spec", restarted)
+            self.host.kill_manager()
+            self.host.start_manager()
+        for name in names:
+            self.wait_incarnation(name, 2)
+        self.settled()
+        self.assertEqual({(vm["incarnation"], vm["changed"]) for vm in self.host.list().values()}, {(2, False)})
+        self.stopEverything()
+
     def test_only_shown(self):
         self.start(on_change="show")
         spec = self.host.fake_spec("web")
@@ -581,13 +612,11 @@ class Restarting(WatchCase):
         self.stopEverything()
 
     def test_an_upgrade_restarts_nothing(self):
-        """Another build of the manager, and a QEMU by which the plan is another, with specs that nobody has touched."""
+        """Another build of the manager, which makes other plans of specs that nobody has touched."""
         folder = os.path.join(self.host.root, "bin")
         os.mkdir(folder)
         shutil.copy2(os.path.join(BIN, "holdfastd-next"), os.path.join(folder, "holdfastd"))
         os.symlink(program("holdfast-shim"), os.path.join(folder, "holdfast-shim"))
-        qemu = os.path.join(self.host.root, "qemu")
-        os.symlink(program("fake_qemu"), qemu)
         self.start()
         specs = {name: self.host.fake_spec(name) for name in ("a", "b")}
         for name, spec in specs.items():

@@ -14,6 +14,10 @@ START_TEST(missing)
     ck_assert_uint_eq(config.ports.first, 20000);
     ck_assert_uint_eq(config.ports.last, 29999);
     ck_assert_uint_eq(config.limits.memory, 0);
+    ck_assert(!config.found);
+    ck_assert_uint_eq(config.watch.delete_grace, 30000);
+    ck_assert_int_eq(config.watch.on_change, ON_CHANGE_RESTART);
+    ck_assert_uint_eq(config.watch.restart_interval, 5000);
     ck_assert_int_eq(host_config_read("/nonexistent", &config, NULL), 0);
 }
 END_TEST
@@ -23,7 +27,8 @@ START_TEST(full)
     struct host_config config = { 0 };
 
     fixture_write("holdfast.json", "{\"group\": \"staff\", \"log_level\": \"debug\", \"qemu_user\": \"vm\", \"start_interval\": \"250ms\", "
-                                   "\"restore\": {\"mode\": \"eager\", \"prefetch\": false}}");
+                                   "\"restore\": {\"mode\": \"eager\", \"prefetch\": false}, "
+                                   "\"watch\": {\"delete_grace\": \"1m\", \"on_change\": \"show\", \"restart_interval\": \"0\"}}");
     ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
     ck_assert_str_eq(config.group, "staff");
     ck_assert_str_eq(config.log_level, "debug");
@@ -31,6 +36,10 @@ START_TEST(full)
     ck_assert_uint_eq(config.start_interval, 250);
     ck_assert_int_eq(config.restore.mode, RESTORE_EAGER);
     ck_assert(!config.restore.prefetch);
+    ck_assert(config.found);
+    ck_assert_uint_eq(config.watch.delete_grace, 60000);
+    ck_assert_int_eq(config.watch.on_change, ON_CHANGE_SHOW);
+    ck_assert_uint_eq(config.watch.restart_interval, 0);
     host_config_clear(&config);
 }
 END_TEST
@@ -104,6 +113,11 @@ static const struct {
     { "{\"restore\": {\"mode\": \"magic\"}}", "/restore/mode" },
     { "{\"restore\": {\"prefetch\": 1}}", "/restore/prefetch" },
     { "{\"restore\": {\"lazy\": true}}", "/restore/lazy" },
+    { "{\"watch\": {\"delete_grace\": \"0\"}}", "/watch/delete_grace" },
+    { "{\"watch\": {\"delete_grace\": \"999ms\"}}", "/watch/delete_grace" },
+    { "{\"watch\": {\"on_change\": \"reboot\"}}", "/watch/on_change" },
+    { "{\"watch\": {\"restart_interval\": 5}}", "/watch/restart_interval" },
+    { "{\"watch\": {\"grace\": \"1s\"}}", "/watch/grace" },
     { "{\"vm_config\": {\"configs_dir\": \"vms\"}}", "/vm_config/configs_dir" },
     { "{\"ports\": \"20000\"}", "/ports" },
     { "{\"ports\": \"20001-20000\"}", "/ports" },

@@ -354,14 +354,14 @@ START_TEST(wanted_round_trip)
 {
     auto_json json_t *json =
         json_of("{\"schema\":1,\"wish\":\"running\",\"from\":4,\"seen\":3,\"seen_boot\":\"b\",\"force\":true,\"timeout\":\"30s\","
-                "\"deleting\":true,\"purge\":true,\"restore\":{\"vm\":\"web\",\"snapshot\":\"before\",\"mode\":\"eager\",\"from\":4}}");
+                "\"deleting\":true,\"purge\":true,\"by_spec\":true,\"restore\":{\"vm\":\"web\",\"snapshot\":\"before\",\"mode\":\"eager\",\"from\":4}}");
     auto_wanted struct wanted wanted = { 0 };
     struct err err = ERR_INIT;
     ck_assert_msg(wanted_from_json(json, &wanted, &err) == 0, "%s", err.text);
     ck_assert_int_eq(wanted.wish, WANTED_RUNNING);
     ck_assert_uint_eq(wanted.from, 4);
     ck_assert_uint_eq(wanted.timeout_ms, 30000);
-    ck_assert(wanted.force && wanted.deleting && wanted.purge);
+    ck_assert(wanted.force && wanted.deleting && wanted.purge && wanted.by_spec);
     ck_assert_str_eq(wanted.restore.vm, "web");
     ck_assert_str_eq(wanted.restore.snapshot, "before");
     ck_assert_int_eq(wanted.restore.mode, RESTORE_EAGER);
