@@ -352,9 +352,9 @@ END_TEST
 
 START_TEST(wanted_round_trip)
 {
-    auto_json json_t *json =
-        json_of("{\"schema\":1,\"wish\":\"running\",\"from\":4,\"seen\":3,\"seen_boot\":\"b\",\"force\":true,\"timeout\":\"30s\","
-                "\"deleting\":true,\"purge\":true,\"by_spec\":true,\"restore\":{\"vm\":\"web\",\"snapshot\":\"before\",\"mode\":\"eager\",\"from\":4}}");
+    auto_json json_t *json = json_of(
+        "{\"schema\":1,\"wish\":\"running\",\"from\":4,\"seen\":3,\"seen_boot\":\"b\",\"force\":true,\"timeout\":\"30s\","
+        "\"deleting\":true,\"purge\":true,\"by_spec\":true,\"restore\":{\"vm\":\"web\",\"snapshot\":\"before\",\"mode\":\"eager\",\"from\":4}}");
     auto_wanted struct wanted wanted = { 0 };
     struct err err = ERR_INIT;
     ck_assert_msg(wanted_from_json(json, &wanted, &err) == 0, "%s", err.text);
