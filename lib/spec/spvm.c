@@ -175,6 +175,7 @@ static int set_disks(struct spec *spec, const struct spvm *vm, const struct spvm
 
     if (!disk)
         return -ENOMEM;
+    spec->n_disks = vm->run.build_dir ? 2 : 1;
     if (vm->run.build_dir) { /* a release brings its own */
         disk->readonly = disk->persistent = true;
         if (str_set(&disk->path, build->image) < 0 || str_set(&disk->format, "raw") < 0)
@@ -183,7 +184,6 @@ static int set_disks(struct spec *spec, const struct spvm *vm, const struct spvm
     }
     disk->size = vm->qemu.state_disk_size_gb << 30;
     disk->persistent = vm->qemu.state_disk_persistent;
-    spec->n_disks = (size_t)(disk - spec->disks) + 1;
     return str_set(&disk->name, "state");
 }
 
