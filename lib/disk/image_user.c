@@ -62,7 +62,7 @@ static char *describe(int process, const char *pid)
     auto_free char *command = NULL;
     char *text = NULL;
 
-    if (read_text(process, "comm", &command) < 0)
+    if (read_text(process, "comm", &command) < 0 || !command)
         return NULL;
     command[strcspn(command, "\n")] = '\0';
     utf8_clean(command);

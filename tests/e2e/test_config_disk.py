@@ -148,6 +148,7 @@ class MadeDisks(DiskTest):
         with open(kept, "rb") as f:
             self.assertEqual(f.read(), then)
         self.host.vmctl("snapshot", "verify", "web/one")
+        self.host.vmctl("snapshot", "warm", "web/one")
 
         since = self.host.mark("web")
         self.host.vmctl("restore", "web", "one", "--force")

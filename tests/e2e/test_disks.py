@@ -124,6 +124,13 @@ class Size(DiskTest):
         self.assertEqual((self.sectors("web", "vda"), self.disk_head("web")), (40 * MIB, "MARKER"))
         self.assertEqual(self.image_info(self.image("web", "data.qcow2"))["virtual-size"], 16 * MIB, "it is the snapshot's now")
         self.host.vmctl("snapshot", "verify", "web/one")
+        # The guest of the snapshot has the disk it knows, and the next start the size of the spec.
+        since = self.host.mark("web")
+        self.host.vmctl("restore", "web", "one", "--force")
+        self.host.wait_said("web", r"tick \d+", since)
+        self.assertEqual((self.sectors("web", "vda"), self.disk_head("web")), (16 * MIB, "MARKER"))
+        self.restart("web")
+        self.assertEqual((self.sectors("web", "vda"), self.disk_head("web")), (40 * MIB, "MARKER"))
 
     def test_never_shrunk(self):
         self.host.start_manager()

@@ -166,8 +166,6 @@ static int use_spec(const json_t *json)
         .qemu_path = "/usr/bin/qemu",
         .qemu_img_path = "/usr/bin/qemu-img",
         .mkdisk_path = "/usr/bin/holdfast-mkdisk",
-        .config_digest = spec.config_disk.wanted ? "00112233445566778899aabbccddeeff" : NULL,
-        .seed_digest = spec.seed.wanted ? "ffeeddccbbaa99887766554433221100" : NULL,
         .kvm_usable = true,
         .run_dir = "/run/x",
         .state_dir = "/state/x",
@@ -178,6 +176,8 @@ static int use_spec(const json_t *json)
 
     if (r != 0)
         return r;
+    in.config_digest = spec.config_disk.wanted ? "00112233445566778899aabbccddeeff" : NULL;
+    in.seed_digest = spec.seed.wanted ? "ffeeddccbbaa99887766554433221100" : NULL;
     r = spec_emit(&spec, &out);
     return r < 0 ? r : plan_resolve(&in, &plan, NULL);
 }
@@ -450,9 +450,11 @@ static const struct {
     { "spec", try_spec, "good/full.json" },
     { "spec with probes", try_spec, "good/health-all.json" },
     { "spec with disks", try_spec, "good/disks-kinds.json" },
+    { "spec with disks of files", try_spec, "good/config-disk.json" },
     { "bad spec", try_bad_spec, "bad/everything-at-once.json" },
     { "sp-vm file", try_spvm, "sp-vm/good/full.json" },
     { "sp-vm file with warnings", try_spvm, "sp-vm/good/warnings.json" },
+    { "sp-vm file with a config disk", try_spvm, "sp-vm/good/provider-config.json" },
     { "bad sp-vm file", try_bad_spvm, "sp-vm/bad/values.json" },
     { "plan", try_plan, "good/full.plan.json" },
     { "changes", try_changes, "good/full.plan.json" },
