@@ -66,7 +66,7 @@ static void raise_memlock(const struct plan *plan)
     if (plan->qemu.memlock == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_max >= plan->qemu.memlock)
         return;
     limit.rlim_max = plan->qemu.memlock;
-    (void)setrlimit(RLIMIT_MEMLOCK, &limit); /* QEMU's child says it when it isn't enough */
+    (void)setrlimit(RLIMIT_MEMLOCK, &limit); /* QEMU's child says so when that isn't allowed */
 }
 
 static bool has_tap(const struct plan *plan)
@@ -198,12 +198,19 @@ static void set_limits(void)
     }
 }
 
-/* Not more than it needs: memory that is locked is lost to all others. */
-static int set_memlock(uint64_t bytes)
+/* Not more than it needs: memory that is locked is lost to all others. Where it may not have that much, as much as it may. */
+static bool set_memlock(uint64_t bytes)
 {
-    const struct rlimit limit = { .rlim_cur = bytes, .rlim_max = bytes };
+    struct rlimit limit;
 
-    return bytes > 0 && setrlimit(RLIMIT_MEMLOCK, &limit) < 0 ? -errno : 0;
+    if (bytes == 0)
+        return true;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
+        return false;
+    if (limit.rlim_max > bytes)
+        limit.rlim_max = bytes;
+    limit.rlim_cur = limit.rlim_max;
+    return setrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_max == bytes;
 }
 
 /* By syscall(2): libc's wrappers change all threads it knows of, and in this child, which clone3(2) made, it knows of threads that aren't. */
@@ -269,9 +276,8 @@ int qemu_child_prepare(void *arg)
             give_up("open ", c->files[i].path, r);
     }
     set_limits();
-    r = set_memlock(plan->qemu.memlock);
-    if (r < 0)
-        give_up("raise the limit on locked memory (RLIMIT_MEMLOCK), which passed-through devices need", "", r);
+    if (!set_memlock(plan->qemu.memlock)) /* QEMU will say that it can't map memory; with this beside it one knows why */
+        say("can't raise the limit on locked memory (RLIMIT_MEMLOCK) to what passed-through devices need\n");
     set_oom_score_adj("0"); /* ours is for the shim alone */
     (void)umask(077);       /* what QEMU makes (a dump, a snapshot by QMP) is nobody else's */
     if (plan->qemu.user) {

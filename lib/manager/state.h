@@ -25,7 +25,7 @@ enum {
     CONNECT_MIN_MS = 1000,
     CONNECT_MAX_MS = 10 * 1000,
     ADOPT_RETRY_MS = 1000,     /* until the next try after an adoption in vain; doubled each time, up to 64 s */
-    LOOK_TORN_DOWN_MS = 250,  /* at a QEMU that has closed its files and isn't gone, as of a TDX guest for hours */
+    LOOK_TORN_DOWN_MS = 250,   /* at a QEMU that has closed its files and isn't gone, as of a TDX guest for hours */
     LOOK_AGAIN_MS = 10 * 1000, /* at an orphan whose process can't be watched */
     RELAUNCH_DELAY_MS = 1000,  /* when shim and QEMU died without a word; doubled each time … */
     RELAUNCH_MAX_MS = 60 * 1000,

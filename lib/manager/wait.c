@@ -16,6 +16,7 @@ struct waiter {
     void *told_arg;
     struct wait_for what;
     bool reached;             /* was where it should be, and only the disk is awaited */
+    bool said_stopping;       /* to who asked, once */
     uint32_t launch_failures; /* of the VM, when the wait began */
     ev_timer timeout;
 };
@@ -315,11 +316,25 @@ void wait_begin_consume(struct vm *vm, struct varlink_call *call, const struct w
     ev_timer_start(ev, &w->timeout);
 }
 
+/* Once the wish is on disk, for those who wait for no more than to be heard: of a VM that the kernel takes down for hours no event may come. */
+static void say_stopping(struct waiter *w)
+{
+    struct vm *vm = w->vm;
+    bool written = !w->what.written || wish_written(vm, w->what.write) > 0;
+
+    if (w->said_stopping || !written || vm->view != STATE_STOPPING || !w->call || !varlink_call_wants_more(w->call) ||
+        (w->what.kind != WAIT_STARTED && w->what.kind != WAIT_STOPPED))
+        return;
+    w->said_stopping = true;
+    varlink_call_continue_consume(w->call, json_pack("{s:o}", "progress", json_text(vm->reason ? vm->reason : "stopping")));
+}
+
 void waiters_check(struct vm *vm)
 {
     for (struct waiter *w = vm->waiters, *next; w; w = next) {
         next = w->next;
-        check(w);
+        if (!check(w))
+            say_stopping(w);
     }
 }
 

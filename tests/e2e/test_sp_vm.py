@@ -59,7 +59,7 @@ class SpVm(HostTest):
 
         done = self.host.vmctl("start", "bad", check=False)
         self.assertEqual(done.returncode, 1)
-        self.assertIn("/qemu_configuration/mode: \"tdx\" is not supported by this version", done.stderr)
+        self.assertIn("/qemu_configuration/mode: this host offers no TDX", done.stderr)
         self.assertIn("(and 1 more)", done.stderr)
 
     def test_provider_config(self):

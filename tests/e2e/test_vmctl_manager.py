@@ -258,10 +258,10 @@ class Specs(VmctlCase):
         lines = self.expect(0, "check", careless, out=f"{careless}: good (b)\n").stderr.splitlines()
         self.assertEqual(lines, [f"{careless}: warning: /qemu_configuration/cache_dir: not used: the disks of a VM are in its state folder",
                                  f"{careless}: warning: /qemu_configuration/cpus: unknown key, ignored"])
-        bad = self.file("vms/c.json", self.sp_vm("c/c", {"build_dir": "/nowhere"}, mode="tdx", gpus=["c1:00.0"], cores=0, state_disk_persistent=False))
+        bad = self.file("vms/c.json", self.sp_vm("c/c", {"build_dir": "/nowhere"}, mode="tDx", gpus=["c1:00.9"], cores=0, state_disk_persistent=False))
         native = self.file("vms/d.json", self.spec("web", cpus="two"))
         lines = self.expect(1, "check", self.path("vms"), out="good (web)").stderr.splitlines()
-        for file, where in ((bad, "/name"), (bad, "/run_configuration/build_dir"), (bad, "/qemu_configuration/mode"), (bad, "/qemu_configuration/gpus"),
+        for file, where in ((bad, "/name"), (bad, "/run_configuration/build_dir"), (bad, "/qemu_configuration/mode"), (bad, "/qemu_configuration/gpus/0"),
                             (bad, "/qemu_configuration/cores"), (bad, "/qemu_configuration/state_disk_size_gb"), (native, "/cpus")):
             self.assertEqual(sum(line.startswith(f"{file}: {where}: ") for line in lines), 1, (where, lines))
         self.expect(1, "check", good, self.file("twice.json", self.spec("web")), err='/name: "web" is already the name of the VM in')
@@ -280,7 +280,7 @@ class Specs(VmctlCase):
         again = self.expect(0, "convert", "-", stdin=done.stdout, err="").stdout
         self.assertEqual(again, done.stdout)
         self.expect(0, "check", "-", stdin=done.stdout, out="good (web)", err="")
-        self.expect(1, "convert", self.file("b.json", self.sp_vm(mode="sev-snp")), out="", err="b.json: /qemu_configuration/mode: \"sev-snp\" is not supported")
+        self.expect(1, "convert", self.file("b.json", self.sp_vm(mode="sev-snp")), out="", err="b.json: /qemu_configuration/mode: this host offers no SEV-SNP")
         self.expect(1, "convert", self.path("missing.json"), out="", err="missing.json: No such file")
         self.expect(2, "convert", err="needs FILE")
         self.expect(2, "convert", "a", "b", err="unexpected argument")

@@ -33,6 +33,36 @@ static const char machine_text[] = "Supported machines are:\n"
                                    "isapc                ISA-only PC\n"
                                    "none                 empty machine\n";
 
+/* As a QEMU built with all that confidential guests and passed-through devices need. */
+static const char object_text[] = "List of user creatable objects:\n"
+                                  "  iommufd\n"
+                                  "  memory-backend-ram\n"
+                                  "  sev-snp-guest\n"
+                                  "  tdx-guest\n";
+
+static const char device_text[] = "Misc devices:\n"
+                                  "name \"vfio-pci\", bus PCI, desc \"VFIO-based PCI device assignment\"\n"
+                                  "name \"vhost-vsock-pci\", bus PCI\n";
+
+static const char cpu_text[] = "Available CPUs:\n"
+                               "  EPYC-v3\n"
+                               "  EPYC-v4\n";
+
+static const struct {
+    const char *option, *text;
+} help_texts[] = {
+    { "-machine", machine_text }, { "-M", machine_text }, { "-object", object_text }, { "-device", device_text }, { "-cpu", cpu_text }
+};
+
+static void answer_help(const char *option, const char *value)
+{
+    for (size_t i = 0; streq(value, "help") && i < ARRAY_LEN(help_texts); i++)
+        if (streq(option, help_texts[i].option)) {
+            fputs(help_texts[i].text, stdout);
+            exit(0);
+        }
+}
+
 uint64_t now_ms(void)
 {
     struct timespec t;
@@ -97,11 +127,9 @@ static void parse_arguments(struct fake *f, int argc, char **argv)
     f->running = true;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
+        answer_help(argv[i], value);
         if (streq(argv[i], "-version") || streq(argv[i], "--version")) {
             fputs(version_text, stdout);
-            exit(0);
-        } else if ((streq(argv[i], "-machine") || streq(argv[i], "-M")) && streq(value, "help")) {
-            fputs(machine_text, stdout);
             exit(0);
         } else if (streq(argv[i], "-S")) {
             f->running = false;
