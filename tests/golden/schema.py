@@ -106,7 +106,9 @@ class Schema(unittest.TestCase):
             self.validator.validate(spec)
 
     def test_as_the_checker(self):
-        specs = [spec for path in self.good if "too-many" not in path for spec in variants(load(path))]
+        # Of those that differ in the host alone, or in how many devices they have, one is as good as all.
+        alike = re.compile(r"too-many|/(snp|milan|gpu)-|/tdx-(0|8|auto|untrusted)")
+        specs = [spec for path in self.good if not alike.search(path) for spec in variants(load(path))]
         unlike = []
         good = bad = 0
         for spec, reasons in zip(specs, check(specs), strict=True):

@@ -34,6 +34,46 @@ START_TEST(x86)
 }
 END_TEST
 
+/* As QEMU 7.2 and 10.1 say it. */
+static const char old_objects[] = "List of user creatable objects:\n  memory-backend-ram\n  sev-guest\n";
+static const char old_devices[] = "name \"vfio-pci-nohotplug\", bus PCI, desc \"VFIO-based PCI device assignment\"\n"
+                                  "name \"vfio-pci\", bus PCI, desc \"VFIO-based PCI device assignment\"\n"
+                                  "name \"vhost-vsock-pci-non-transitional\", bus PCI\n";
+static const char old_cpus[] =
+    "x86 EPYC-IBPB             (alias of EPYC-v2)\nx86 EPYC-Rome-v4\nx86 EPYC-v3               AMD EPYC Processor\n";
+static const char new_objects[] = "List of user creatable objects:\n  iommufd\n  sev-snp-guest\n  tdx-guest\n";
+static const char new_devices[] = "name \"vhost-vsock-pci\", bus PCI\nname \"vfio-pci\", bus PCI\n";
+static const char new_cpus[] = "Available CPUs:\n  EPYC-v3\n  EPYC-v4\n";
+
+static const struct {
+    const char *feature;
+    bool of_old;
+} features[] = {
+    { "tdx-guest", false }, { "sev-snp-guest", false },   { "iommufd", false }, { "vfio-pci", true },
+    { "EPYC-v3", true },    { "vhost-vsock-pci", false }, { "EPYC-v4", false },
+};
+
+START_TEST(features_are_whole_words)
+{
+    struct qemu_capabilities old = { 0 }, new = { 0 }, none = { 0 };
+
+    ck_assert_int_eq(qemu_capabilities_parse_features(&old, old_objects, old_devices, old_cpus), 0);
+    ck_assert_int_eq(qemu_capabilities_parse_features(&new, new_objects, new_devices, new_cpus), 0);
+    ck_assert_int_eq(qemu_capabilities_parse_features(&new, new_objects, new_devices, new_cpus), 0); /* asked again */
+    for (size_t i = 0; i < ARRAY_LEN(features); i++) {
+        ck_assert(!qemu_capabilities_has(&none, features[i].feature));
+        ck_assert_msg(qemu_capabilities_has(&old, features[i].feature) == features[i].of_old, "%s", features[i].feature);
+        ck_assert_msg(qemu_capabilities_has(&new, features[i].feature), "%s", features[i].feature);
+    }
+    ck_assert_int_eq(qemu_capabilities_parse_features(&none, NULL, "", "\n"), 0);
+    ck_assert_ptr_nonnull(none.features); /* asked, and has nothing */
+    ck_assert(!qemu_capabilities_has(&none, "iommufd"));
+    qemu_capabilities_clear(&old);
+    qemu_capabilities_clear(&new);
+    qemu_capabilities_clear(&none);
+}
+END_TEST
+
 START_TEST(aarch64)
 {
     struct qemu_capabilities c = { 0 };
@@ -131,6 +171,7 @@ int main(void)
     SRunner *runner = srunner_create(suite);
 
     tcase_add_test(tc, x86);
+    tcase_add_test(tc, features_are_whole_words);
     tcase_add_test(tc, aarch64);
     tcase_add_test(tc, not_qemu);
     tcase_add_test(tc, no_versioned_machine);
