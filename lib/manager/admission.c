@@ -137,7 +137,8 @@ struct reporter {
     int n;
 };
 
-static void check_range(struct reporter *to, const char *pointer, const struct host_range *range, uint64_t value, bool bytes, const char *key)
+static void check_range(struct reporter *to, const char *pointer, const struct host_range *range, uint64_t value, bool bytes,
+                        const char *key)
 {
     bool low = value < range->min;
     struct err err = ERR_INIT;

@@ -272,8 +272,8 @@ static int fill_ports(const struct map *vms, const struct holding *self, struct 
     return r < 0 ? r : chosen;
 }
 
-int allocate_fill(const struct map *vms, const struct holding *self, struct spec *spec, const struct port_range *ports, struct claims *given,
-                  struct err *err)
+int allocate_fill(const struct map *vms, const struct holding *self, struct spec *spec, const struct port_range *ports,
+                  struct claims *given, struct err *err)
 {
     int cid = fill_cid(vms, self, spec, given), macs = cid < 0 ? cid : fill_macs(vms, self, spec, given, err);
     int r = macs < 0 ? macs : fill_ports(vms, self, spec, ports, given, err);

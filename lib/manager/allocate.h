@@ -8,8 +8,8 @@
 
 /* Into `given` (the VM's own, which is in `vms` or a copy of what is) goes what is chosen now, and into the spec what is given. Returns whether
  * anything was chosen. -ENOSPC with words, -ENOMEM. */
-int allocate_fill(const struct map *vms, const struct holding *self, struct spec *spec, const struct port_range *ports, struct claims *given,
-                  struct err *err);
+int allocate_fill(const struct map *vms, const struct holding *self, struct spec *spec, const struct port_range *ports,
+                  struct claims *given, struct err *err);
 
 /* Keeps of `given` what `claims` has. Whether anything went. */
 bool allocate_prune(struct claims *given, const struct claims *claims);

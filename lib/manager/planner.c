@@ -414,8 +414,9 @@ static void done(struct job *job)
 static bool contends(const struct vm *vm, unsigned use)
 {
     bool wanted = vm->has_wanted ? vm->wanted.wish == WANTED_RUNNING : vm->enabled;
+    bool lives = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN || vm->launch;
 
-    return (use & (PLAN_LAUNCH | PLAN_ADMIT)) || vm->presence != PRESENCE_GONE || vm->launch || wanted;
+    return (use & (PLAN_LAUNCH | PLAN_ADMIT)) || lives || wanted;
 }
 
 struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*callback)(struct plan_request *p), void *arg)

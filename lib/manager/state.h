@@ -96,8 +96,8 @@ struct manager {
 
     size_t adopting; /* VMs whose shim was asked at start and has not answered */
     bool serving, stopping;
-    unsigned checking;    /* batches of specs being checked in the background */
-    size_t checked;       /* specs since the last time there were none to check */
+    unsigned checking; /* batches of specs being checked in the background */
+    size_t checked;    /* specs since the last time there were none to check */
     uint64_t check_began_us;
     uint64_t next_start_us; /* when the next start of our own accord may begin (config.start_interval) */
     ev_timer grace, watchdog;

@@ -142,8 +142,8 @@ static void judge_start(struct waiter *w, struct verdict *v)
     else if (vm->launch)
         v->kind = WAIT_ON;
     else if (vm->launch_failures != w->launch_failures)
-        conclude(v, vm->refused, vm->refused ? "refused" : "launch", "%s can't be %s: %s", vm->name, w->what.restored ? "restored" : "started",
-                 vm->reason ? vm->reason : "unknown");
+        conclude(v, vm->refused, vm->refused ? "refused" : "launch", "%s can't be %s: %s", vm->name,
+                 w->what.restored ? "restored" : "started", vm->reason ? vm->reason : "unknown");
     else if (vm->view == VIEW_UNRESPONSIVE)
         conclude(v, false, "unresponsive", API_UNRESPONSIVE, vm->name, (int)vm->shim_pid);
     else if (vm_is_lost(vm) || (vm->presence == PRESENCE_SHIM && vm->view == VIEW_UNKNOWN) || is_riddle(vm))

@@ -132,8 +132,7 @@ static bool check_forward(const struct spec_forward *f, size_t network, size_t i
     if (!f->host)
         return false;
     if (!host_port_is_auto(f->host, &seen.addr) && (parse_host_port(f->host, &seen.addr, &seen.port) < 0 || seen.port == 0)) {
-        problem_add(p,
-                    "/network/%zu/forward/%zu/host: expected \"ADDRESS:PORT\" like \"127.0.0.1:8080\" or \"127.0.0.1:auto\", got '%s'",
+        problem_add(p, "/network/%zu/forward/%zu/host: expected \"ADDRESS:PORT\" like \"127.0.0.1:8080\" or \"127.0.0.1:auto\", got '%s'",
                     network, i, f->host);
         return false;
     }

@@ -31,13 +31,14 @@ static void write_specs(int fd, const char *kernel, size_t n)
     for (size_t i = 0; i < n; i++) {
         auto_free char *text = NULL;
         char file[32];
-        int r = str_format(&text,
-                           "{\"name\": \"vm%zu\", \"enabled\": false, \"cpus\": 2, \"memory\": \"2G\", \"accel\": \"tcg\", "
-                           "\"boot\": {\"kernel\": \"%s\", \"cmdline\": \"console=ttyS0\"}, \"disks\": [{\"name\": \"data\", \"size\": \"20G\"}], "
-                           "\"network\": [{\"forward\": [{\"host\": \"127.0.0.1:auto\", \"guest\": 80}, "
-                           "{\"host\": \"127.0.0.1:%zu\", \"guest\": 22}]}], \"vsock\": {}, "
-                           "\"health\": [{\"type\": \"tcp\", \"port\": 80}]}\n",
-                           i, kernel, 10000 + i);
+        int r = str_format(
+            &text,
+            "{\"name\": \"vm%zu\", \"enabled\": false, \"cpus\": 2, \"memory\": \"2G\", \"accel\": \"tcg\", "
+            "\"boot\": {\"kernel\": \"%s\", \"cmdline\": \"console=ttyS0\"}, \"disks\": [{\"name\": \"data\", \"size\": \"20G\"}], "
+            "\"network\": [{\"forward\": [{\"host\": \"127.0.0.1:auto\", \"guest\": 80}, "
+            "{\"host\": \"127.0.0.1:%zu\", \"guest\": 22}]}], \"vsock\": {}, "
+            "\"health\": [{\"type\": \"tcp\", \"port\": 80}]}\n",
+            i, kernel, 10000 + i);
 
         snprintf(file, sizeof file, "vm%zu.json", i);
         if (r >= 0)
@@ -164,8 +165,8 @@ int main(int argc, char **argv)
     }
     if (ms) {
         qsort(ms, runs, sizeof(*ms), by_size);
-        printf("%llu specs, from text to plan, all ids, addresses and ports given: best %.1f ms, median %.1f ms\n", (unsigned long long)n, ms[0],
-               ms[runs / 2]);
+        printf("%llu specs, from text to plan, all ids, addresses and ports given: best %.1f ms, median %.1f ms\n", (unsigned long long)n,
+               ms[0], ms[runs / 2]);
     }
     return dir_remove_tree(AT_FDCWD, folder) < 0 || !ms;
 }

@@ -7,7 +7,9 @@
 #define G(n) (UINT64_C(n) << 30)
 
 static const struct claims small = { .cpus = 1, .memory = G(1), .disk = G(10) }, big = { .cpus = 8, .memory = G(16), .disk = G(100) };
-static const struct tenant tenants[] = { { "mail", &small }, { "db", &big }, { "web", &small }, { "build", &(struct claims){ .cpus = 2, .memory = G(4) } } };
+static const struct tenant tenants[] = {
+    { "mail", &small }, { "db", &big }, { "web", &small }, { "build", &(struct claims){ .cpus = 2, .memory = G(4) } }
+};
 
 /* With the four above: 12 CPUs, 22G of memory, 120G of disk. */
 static const struct {
@@ -18,9 +20,7 @@ static const struct {
 } cases[] = {
     { .asked = big },
     { .asked = { .memory = G(64) }, .host_memory = G(64) },
-    { .asked = { .memory = G(65) },
-      .host_memory = G(64),
-      .why = "not enough memory: it asks for 65G, and this host has 64G in all" },
+    { .asked = { .memory = G(65) }, .host_memory = G(64), .why = "not enough memory: it asks for 65G, and this host has 64G in all" },
     { .asked = { .memory = G(65) }, .own = { .memory = G(65) }, .host_memory = G(64) },
     { .limits.cpus = 13, .asked = small },
     { .limits.cpus = 12,
@@ -39,18 +39,21 @@ static const struct {
     { .limits.memory = G(24), .asked = { .memory = G(2) } },
     { .limits.memory = G(24),
       .asked = { .memory = G(2) + (1 << 20) },
-      .why = "not enough memory: it asks for 2049M, and of 24G (limits in the host config) 2G is left: db 16G, build 4G, mail 1G and 1 more "
-             "have 22G" },
+      .why =
+          "not enough memory: it asks for 2049M, and of 24G (limits in the host config) 2G is left: db 16G, build 4G, mail 1G and 1 more "
+          "have 22G" },
     { .limits.memory = MEMORY_OF_HOST, .host_memory = G(23), .asked = { .memory = G(1) } },
     { .limits.memory = MEMORY_OF_HOST,
       .host_memory = G(23),
       .asked = { .memory = G(2) },
-      .why = "not enough memory: it asks for 2G, and of 23G (what this host has) 1G is left: db 16G, build 4G, mail 1G and 1 more have 22G" },
+      .why =
+          "not enough memory: it asks for 2G, and of 23G (what this host has) 1G is left: db 16G, build 4G, mail 1G and 1 more have 22G" },
     { .limits.memory = MEMORY_OF_HOST, .asked = { .memory = G(2) } }, /* which isn't known */
     { .limits.disk = G(130), .asked = small },
     { .limits.disk = G(129),
       .asked = small,
-      .why = "not enough disk space: it asks for 10G, and of 129G (limits in the host config) 9G is left: db 100G, mail 10G, web 10G have 120G" },
+      .why =
+          "not enough disk space: it asks for 10G, and of 129G (limits in the host config) 9G is left: db 100G, mail 10G, web 10G have 120G" },
     { .limits.disk = G(1), .asked = { .memory = G(1) } }, /* no disk, so no question of it */
     { .limits.disk_reserve = G(5), .disk_free = G(5), .asked = small },
     { .limits.disk_reserve = G(5),

@@ -27,8 +27,8 @@ static void load(const char *name, const char *rest, struct spec *ret_spec)
     auto_free char *text = NULL;
     struct err err = ERR_INIT;
 
-    ck_assert_int_eq(str_format(&text, "{\"name\": \"%s\", \"memory\": \"1G\", \"boot\": {\"kernel\": \"/k\"}%s%s}", name, *rest ? ", " : "", rest),
-                     0);
+    ck_assert_int_eq(
+        str_format(&text, "{\"name\": \"%s\", \"memory\": \"1G\", \"boot\": {\"kernel\": \"/k\"}%s%s}", name, *rest ? ", " : "", rest), 0);
     ck_assert_msg(json_parse(text, strlen(text), &json, &err) == 0, "%s in %s", err.text, text);
     ck_assert_int_eq(spec_load(json, &(struct spec_reader){ .arg = NULL }, ret_spec), 0);
 }
@@ -167,8 +167,8 @@ START_TEST(ports)
     /* By what it leads to, whatever its place. */
     a = open_allocations(&aside);
     give(a, "a",
-         "\"network\": [{\"forward\": [{\"host\": \"127.0.0.1:9\", \"guest\": 9}, " AUTO("", 80, "udp") ", " AUTO("127.0.0.1:", 81, "tcp") ", " AUTO(
-             "127.0.0.1:", 80, "tcp") "]}]",
+         "\"network\": [{\"forward\": [{\"host\": \"127.0.0.1:9\", \"guest\": 9}, " AUTO("", 80, "udp") ", " AUTO(
+             "127.0.0.1:", 81, "tcp") ", " AUTO("127.0.0.1:", 80, "tcp") "]}]",
          &again);
     ck_assert_str_eq(host_of(&again, 1), "0.0.0.0:23000");
     ck_assert_str_eq(host_of(&again, 2), "127.0.0.1:23002"); /* b's were never said to be free on disk */
@@ -241,8 +241,7 @@ START_TEST(who_comes_later)
     struct err err = ERR_INIT;
 
     started(a, "web", PORT("127.0.0.1:23005"));
-    refused(a, "mail", PORT("0.0.0.0:23005"),
-            "/network/0/forward/0/host: 0.0.0.0:23005/tcp is taken by VM web (127.0.0.1:23005/tcp)");
+    refused(a, "mail", PORT("0.0.0.0:23005"), "/network/0/forward/0/host: 0.0.0.0:23005/tcp is taken by VM web (127.0.0.1:23005/tcp)");
     /* Again for itself, with the same and with another. */
     started(a, "web", PORT("127.0.0.1:23005"));
     started(a, "web", PORT("127.0.0.1:23006"));

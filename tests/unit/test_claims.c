@@ -118,10 +118,21 @@ static const struct {
     bool yes;
     const char *addr;
 } hosts[] = {
-    { "auto", true, "0.0.0.0" },  { ":auto", true, "0.0.0.0" }, { "127.0.0.1:auto", true, "127.0.0.1" }, { "0.0.0.0:auto", true, "0.0.0.0" },
-    { "127.0.0.1:80", false, 0 }, { "80", false, 0 },           { "127.0.0.1:automatic", false, 0 },     { "localhost:auto", false, 0 },
-    { "1.2.3:auto", false, 0 },   { "", false, 0 },             { ":", false, 0 },                       { "127.0.0.1:auto ", false, 0 },
-    { "AUTO", false, 0 },         { "::1:auto", false, 0 },     { "1111.1111.1111.1111.1:auto", false, 0 },
+    { "auto", true, "0.0.0.0" },
+    { ":auto", true, "0.0.0.0" },
+    { "127.0.0.1:auto", true, "127.0.0.1" },
+    { "0.0.0.0:auto", true, "0.0.0.0" },
+    { "127.0.0.1:80", false, 0 },
+    { "80", false, 0 },
+    { "127.0.0.1:automatic", false, 0 },
+    { "localhost:auto", false, 0 },
+    { "1.2.3:auto", false, 0 },
+    { "", false, 0 },
+    { ":", false, 0 },
+    { "127.0.0.1:auto ", false, 0 },
+    { "AUTO", false, 0 },
+    { "::1:auto", false, 0 },
+    { "1111.1111.1111.1111.1:auto", false, 0 },
 };
 
 START_TEST(left_to_us)

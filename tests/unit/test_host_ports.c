@@ -114,7 +114,8 @@ START_TEST(lingering)
 END_TEST
 
 #define HEAD "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-#define LINE(local, state) "   0: " local " 00000000:0000 " state " 00000000:00000000 00:00000000 00000000    33        0 4711 1 0 100 0 0 10 0\n"
+#define LINE(local, state) \
+    "   0: " local " 00000000:0000 " state " 00000000:00000000 00:00000000 00000000    33        0 4711 1 0 100 0 0 10 0\n"
 
 static const struct {
     const char *tcp, *tcp6;

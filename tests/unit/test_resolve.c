@@ -79,13 +79,16 @@ static void expect_error(const struct resolve_input *in, int code, const char *i
 
 START_TEST(errors)
 {
-    auto_spec struct spec kvm = { 0 }, disk = { 0 }, vsock = { 0 };
+    auto_spec struct spec kvm = { 0 }, disk = { 0 }, vsock = { 0 }, forward = { 0 };
     parse("{" MINIMAL ", \"accel\": \"kvm\"}", &kvm);
     parse("{" MINIMAL ", \"disks\": [{\"name\": \"d\", \"size\": \"1G\"}]}", &disk);
     parse("{" MINIMAL ", \"vsock\": {}}", &vsock);
+    parse("{" MINIMAL ", \"network\": [{\"forward\": [{\"host\": \"auto\", \"guest\": 80}]}]}", &forward);
     struct resolve_input in = input(&kvm);
 
     expect_error(&in, ENODEV, "no-kvm");
+    in = input(&forward);
+    expect_error(&in, EINVAL, "no-port");
     in = input(&disk);
     in.qemu_img_path = NULL;
     expect_error(&in, ENOENT, "no-qemu-img");

@@ -6,8 +6,8 @@
 #define WEB                                                                                                                  \
     "{\"name\": \"web\", \"memory\": \"1G\", \"disks\": [{\"name\": \"data\", \"size\": \"1G\"}], \"vsock\": {\"cid\": 7}, " \
     "\"network\": [{\"mode\": \"user\", \"mac\": \"52:54:00:12:34:56\", \"forward\": [{\"host\": \"127.0.0.1:80\", "         \
-    "\"guest\": 80}, {\"host\": \"auto\", \"guest\": 22}, "                                                               \
-    "{\"host\": \"127.0.0.1:auto\", \"guest\": 23}]}, {\"mode\": \"tap\", \"ifname\": \"tap0\"}], "                           \
+    "\"guest\": 80}, {\"host\": \"auto\", \"guest\": 22}, "                                                                  \
+    "{\"host\": \"127.0.0.1:auto\", \"guest\": 23}]}, {\"mode\": \"tap\", \"ifname\": \"tap0\"}], "                          \
     "\"health\": [{\"type\": \"agent\"}], \"restart\": {\"policy\": \"always\"}}"
 
 static json_t *parse(const char *text)
