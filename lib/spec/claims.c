@@ -105,8 +105,8 @@ static int copy_networks(const struct spec *spec, struct claims *claims)
 
     for (size_t i = 0; i < spec->n_network; i++)
         total += spec->network[i].n_forward;
-    claims->ports = total ? calloc(total, sizeof *claims->ports) : NULL;
-    if (total && !claims->ports)
+    claims->ports = calloc(total + 1, sizeof *claims->ports);
+    if (!claims->ports)
         return -ENOMEM;
     for (size_t i = 0; i < spec->n_network; i++) {
         const struct spec_network *net = &spec->network[i];

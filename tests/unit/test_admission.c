@@ -7,9 +7,8 @@
 #define G(n) (UINT64_C(n) << 30)
 
 static const struct claims small = { .cpus = 1, .memory = G(1), .disk = G(10) }, big = { .cpus = 8, .memory = G(16), .disk = G(100) };
-static const struct tenant tenants[] = {
-    { "mail", &small }, { "db", &big }, { "web", &small }, { "build", &(struct claims){ .cpus = 2, .memory = G(4) } }
-};
+static const struct claims middling = { .cpus = 2, .memory = G(4) };
+static const struct tenant tenants[] = { { "mail", &small }, { "db", &big }, { "web", &small }, { "build", &middling } };
 
 /* With the four above: 12 CPUs, 22G of memory, 120G of disk. */
 static const struct {
