@@ -28,7 +28,8 @@ static int parse(const json_t *json, struct launch_record *ret)
     snprintf(record.known, sizeof(record.known), "%s", known ? known : "");
     record.gone = json_is_true(json_object_get(json, "gone"));
     record.spec = json_incref(spec);
-    record.native = json_incref(json_object_get(json, "native"));
+    if (json_is_object(json_object_get(json, "native")))
+        record.native = json_incref(json_object_get(json, "native"));
     if (json_string_value(json_object_get(json, "plan_digest")))
         snprintf(record.plan_digest, sizeof(record.plan_digest), "%s", json_string_value(json_object_get(json, "plan_digest")));
     *ret = record;

@@ -35,6 +35,13 @@ static void end(struct live *l, const struct live_result *result)
 
 static void end_restart(struct live *l) { end(l, &(struct live_result){ .restart_needed = true }); }
 
+/* It is tried again when it can be done, so nobody needs to restart the VM for it. */
+static void end_later(struct live *l)
+{
+    l->p->vm->live_due = true;
+    end(l, &(struct live_result){ .restart_needed = false });
+}
+
 static void end_failed(struct live *l, const char *id, const char *text)
 {
     log_vm_warning(l->p->vm->name, "it goes on with its earlier plan: %s", text);
@@ -107,8 +114,7 @@ static void refused(struct live *l, struct vm *vm, const struct varlink_reply *r
         log_vm_info(vm->name, "it needs a restart: %s", reason ? reason : r->error);
         end_restart(l);
     } else if (streq(r->error, SHIM_INTERFACE ".WrongState") || streq(r->error, SHIM_INTERFACE ".StaleIncarnation")) {
-        vm->live_due = true;
-        end_restart(l);
+        end_later(l);
     } else {
         end_failed(l, id ? id : "shim", reason ? reason : r->error);
     }
@@ -162,8 +168,7 @@ static void compare_done(struct job *job)
     } else if (l->comparison.effect != EFFECT_LIVE) {
         end(l, &(struct live_result){ .restart_needed = l->comparison.effect == EFFECT_RESTART });
     } else if (!can_be_told(vm)) {
-        vm->live_due = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN;
-        end_restart(l);
+        end_later(l);
     } else {
         l->incarnation = vm->incarnation;
         r = shim_call_consume(vm, "Update", json_pack("{s:I, s:O}", "incarnation", (json_int_t)vm->incarnation, "plan", l->p->next),

@@ -440,8 +440,6 @@ struct plan_request *plan_request_new(struct vm *vm, unsigned use, void (*callba
     p->vm = vm_ref(vm);
     p->use = use;
     p->contends = contends(vm, use);
-    p->limits = vm->manager->config.limits;
-    p->ports = vm->manager->config.ports;
     p->done = callback;
     p->arg = arg;
     return p;

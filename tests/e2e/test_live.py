@@ -1,5 +1,6 @@
 """What can change under a running guest changes, all of it or nothing, whoever dies meanwhile; what can't is said before."""
 import glob
+import http.client
 import json
 import os
 import re
@@ -28,9 +29,19 @@ def network(*ports):
     return [{"mode": "user", "forward": [{"host": f"127.0.0.1:{port}", "guest": 80, "proto": "tcp"} for port in ports]}]
 
 
-def page(port):
+def fetch(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
         return answer.read()
+
+
+def page(port):
+    """The guest's page, once the guest serves it: until then its kernel resets what QEMU forwards to it."""
+    def served():
+        try:
+            return fetch(port)
+        except (ConnectionResetError, http.client.RemoteDisconnected):
+            return None
+    return wait_for(served, f"the page on port {port}")
 
 
 class Live(HostTest):
@@ -52,7 +63,7 @@ class Live(HostTest):
 
     def refused(self, port):
         with self.assertRaises(urllib.error.URLError) as caught:
-            page(port)
+            fetch(port)
         self.assertIsInstance(caught.exception.reason, ConnectionRefusedError)
 
     def diff(self, *words, spec=None):
