@@ -74,7 +74,7 @@ const struct verb verb_image_pull = {
     .name = "image pull",
     .args = "NAME[/VERSION]...",
     .group = "images",
-    .summary = "fetch releases of images and verify them; without VERSION the newest",
+    .summary = "fetch and verify releases, or the newest one",
     .details =
         "The image service does it: it goes on when vmctl is ended or the terminal closed, and another pull of the same release joins it.\n"
         "What was cut off is gone on with where it was. While the source is down the newest release that is here does as well.",

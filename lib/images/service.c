@@ -25,6 +25,7 @@ enum {
     STOP_GRACE_MS = 3000,
     LOCK_GRACE_MS = 1000, /* for a killed predecessor to be gone */
     LOCK_RETRY_MS = 5,
+    GROUP_BUFFER = 64 * 1024, /* its members are in it, too */
 };
 
 static const char default_group[] = "holdfast";
@@ -65,8 +66,10 @@ static int open_folders(struct images_service *s, struct err *err)
 static int find_group(struct images_service *s, const char *wanted, const char *configured, struct err *err)
 {
     const char *name = wanted ? wanted : configured ? configured : default_group;
-    const struct group *g = getgrnam(name);
+    char buf[GROUP_BUFFER];
+    struct group group, *g = NULL;
 
+    (void)getgrnam_r(name, &group, buf, sizeof(buf), &g);
     s->group = g ? g->gr_gid : (gid_t)-1;
     if (!g && (wanted || configured))
         return err_set(err, ENOENT, "no-group", "there is no group \"%s\" on this host", name);

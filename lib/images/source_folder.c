@@ -15,20 +15,23 @@ enum { CHUNK = 1024 * 1024, SIGNATURE_MAX = 8 * 1024 };
 /* A source that is away for the moment (a mount) is not one that has no such release. */
 static int open_base(const struct image_source *source, struct err *err)
 {
-    int fd = open(source->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    auto_fd int fd = open(source->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    return fd < 0 ? err_set_errno(err, errno == ENOENT ? EAGAIN : errno, "source", "%s", source->path) : fd;
+    if (fd < 0)
+        return err_set_errno(err, errno == ENOENT ? EAGAIN : errno, "source", "%s", source->path);
+    return steal_fd(&fd);
 }
 
 static int open_release(const struct image_source *source, const char *version, struct err *err)
 {
-    auto_fd int base = open_base(source, err);
-    int fd;
+    auto_fd int base = open_base(source, err), fd = -1;
 
     if (base < 0 || source->flat)
         return steal_fd(&base);
     fd = openat(base, version, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return fd < 0 ? err_set_errno(err, errno, "source", "%s/%s", source->path, version) : fd;
+    if (fd < 0)
+        return err_set_errno(err, errno, "source", "%s/%s", source->path, version);
+    return steal_fd(&fd);
 }
 
 static int folder_newest(struct image_task *task, const struct image_source *source, char **ret_version, struct err *err)
