@@ -23,8 +23,8 @@ bool fetch_again(struct image_task *task, struct backoff *backoff, struct err *e
 
     (void)getrandom(&random, sizeof(random), GRND_NONBLOCK); /* no more than jitter */
     if (backoff->attempt + 1 >= backoff->max_attempts || !backoff_next(backoff, random, &ms)) {
-        if (err && task->config->retries > 0)
-            err_set(err, err->code, "source", "%s (tried %llu times)", err->text, (unsigned long long)task->config->retries + 1);
+        if (err && backoff->max_attempts > 1)
+            err_set(err, err->code, "source", "%s (tried %llu times)", err->text, (unsigned long long)backoff->max_attempts);
         return false;
     }
     if (image_task_wait(task, ms) >= 0)

@@ -300,12 +300,14 @@ int http_get(struct image_task *task, const struct http_get *get, struct err *er
         auto_free char *next = NULL;
 
         r = perform(&q, url, &next);
-        if (r == 1 && !http_url_is_allowed(next, get->url, get->hosts))
+        if (r != 1 || !next)
+            break;
+        if (!http_url_is_allowed(next, get->url, get->hosts)) {
             r = not_there(url, next, err);
-        if (r == 1) {
-            free(url);
-            url = steal_ptr(&next);
+            break;
         }
+        free(url);
+        url = steal_ptr(&next);
     }
     curl_easy_cleanup(q.curl);
     return r == 1 ? err_set(err, EAGAIN, "source", "%.*s: more than %d redirects", shown(get->url), get->url, (int)REDIRECTS_MAX) : r;

@@ -136,10 +136,31 @@ static int write_manifest(const struct pulling *p)
     return r;
 }
 
+/* By one rename, in the place of a damaged one if there is one. */
+static int give_name(const struct pulling *p, struct err *err)
+{
+    const struct image_pull *pull = p->pull;
+    auto_free char *partial = NULL;
+    uint64_t freed;
+    int r = partial_folder_name(pull->version, &partial);
+
+    if (r < 0)
+        return r;
+    if (faccessat(p->name_fd, pull->version, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+        r = image_remove(pull->store, pull->state_vms_fd, pull->name, pull->version, &freed, err);
+        if (r < 0)
+            return r;
+    }
+    /* What has its name mustn't look as if somebody used it. */
+    (void)flock(p->folder_fd, LOCK_UN);
+    if (renameat2(p->name_fd, partial, p->name_fd, pull->version, RENAME_NOREPLACE) < 0)
+        return -errno;
+    return fsync(p->name_fd) < 0 ? -errno : 0;
+}
+
 static int publish(const struct pulling *p, struct err *err)
 {
     auto_image_record struct image_record record = { 0 };
-    auto_free char *partial = NULL;
     int r;
 
     atomic_store(&p->task->phase, "publishing");
@@ -153,13 +174,9 @@ static int publish(const struct pulling *p, struct err *err)
         r = image_record_write(p->folder_fd, &record);
     FAILPOINT("images.before-publish");
     if (r >= 0)
-        r = partial_folder_name(p->pull->version, &partial);
-    /* What has its name mustn't look as if somebody used it. */
-    (void)flock(p->folder_fd, LOCK_UN);
-    if (r >= 0 && renameat2(p->name_fd, partial, p->name_fd, p->pull->version, RENAME_NOREPLACE) < 0)
-        r = -errno;
-    if (r >= 0 && fsync(p->name_fd) < 0)
-        r = -errno;
+        r = give_name(p, err);
+    if (r < 0 && err_is_set(err))
+        return r;
     if (r < 0)
         return err_set_errno(err, -r, r == -ENOSPC ? "no-space" : "write", "can't publish image %s/%s", p->pull->name, p->pull->version);
     (void)partial_forget(p->folder_fd);
@@ -209,11 +226,20 @@ static int begin(struct pulling *p, struct err *err)
     return r < 0 ? err_set_errno(err, -r, r == -ENOSPC ? "no-space" : "write", "%s/%s", pull->store->path, pull->name) : 0;
 }
 
-/* A damaged one makes room, unless it is in use. 1: a good one is here. */
-static int look_for_it(const struct image_pull *pull, struct err *err)
+/* What is here may be whole though its files were touched: it is read before it is called damaged. */
+static int compare(struct image_task *task, const struct image_pull *pull, struct err *err)
+{
+    int r = image_verify(task, pull->store, pull->name, pull->version, err);
+
+    atomic_store(&task->done, 0);
+    atomic_store(&task->total, 0);
+    return r;
+}
+
+/* 1: a good one is here. One that is damaged stays until there is a good one to take its place; when it is in use, that can't be. */
+static int look_for_it(struct image_task *task, const struct image_pull *pull, struct err *err)
 {
     auto_image_release struct image_release release = { 0 };
-    uint64_t freed;
     int r = image_release_read(pull->store, pull->name, pull->version, &release);
 
     if (r == -ENOENT)
@@ -222,7 +248,11 @@ static int look_for_it(const struct image_pull *pull, struct err *err)
         return r == -ENOMEM ? r : err_set_errno(err, -r, "unreadable", "%s/%s/%s", pull->store->path, pull->name, pull->version);
     if (!release.problem)
         return 1;
-    r = image_remove(pull->store, pull->state_vms_fd, pull->name, pull->version, &freed, err);
+    r = compare(task, pull, err);
+    if (r != -EBADMSG)
+        return r < 0 ? r : 1;
+    *err = ERR_INIT;
+    r = image_may_remove(pull->store, pull->state_vms_fd, pull->name, pull->version, err);
     if (r < 0)
         err_prefix(err, "image %s/%s is here and damaged (%s), but can't be replaced", pull->name, pull->version, release.problem);
     return r;
@@ -255,7 +285,8 @@ static void end(struct pulling *p, int r, const struct err *err)
 {
     const struct image_pull *pull = p->pull;
     auto_image_partial struct image_partial partial = { 0 };
-    bool useless = r == -ENOSPC || r == -ENOENT || pull->source->flat || (r == -ECANCELED && atomic_load(pull->discard));
+    /* A release that the source doesn't have is no pull to go on with; one of which something came is. */
+    bool useless = r == -ENOSPC || (r == -ENOENT && !p->sha256) || pull->source->flat || (r == -ECANCELED && atomic_load(pull->discard));
 
     if (p->folder_fd < 0)
         return;
@@ -284,7 +315,7 @@ int image_pull(struct image_task *task, const struct image_pull *pull, bool *ret
 {
     struct pulling p = { .task = task, .pull = pull, .name_fd = -1, .folder_fd = -1, .mutex = PTHREAD_MUTEX_INITIALIZER };
     struct err own = ERR_INIT;
-    int r = look_for_it(pull, &own);
+    int r = look_for_it(task, pull, &own);
 
     *ret_already = r == 1;
     if (r == 0) {

@@ -8,6 +8,8 @@
 #include "lib/images/names.h"
 #include "lib/images/source_kinds.h"
 
+enum { NEWEST_ATTEMPTS = 2 };
+
 static const struct source_ops *const kinds[] = {
     [IMAGE_SOURCE_GITHUB] = &source_github,
     [IMAGE_SOURCE_INDEX] = &source_index,
@@ -39,6 +41,9 @@ int source_newest(struct image_task *task, const struct image_source *source, ch
     auto_free char *version = NULL;
     int r;
 
+    /* Somebody waits for the answer, and there is a next check. */
+    if (backoff.max_attempts > NEWEST_ATTEMPTS)
+        backoff.max_attempts = NEWEST_ATTEMPTS;
     do
         r = kinds[source->kind]->newest(task, source, &version, err);
     while (r == -EAGAIN && fetch_again(task, &backoff, err));
@@ -70,7 +75,7 @@ int source_read_manifest(struct image_task *task, const struct image_source *sou
     int r;
 
     do
-        r = ops->manifest(task, source, version, source->public_key, &m.text, &m.len, &m.signature, err);
+        r = ops->manifest(task, source, version, &m.text, &m.len, &m.signature, err);
     while (r == -EAGAIN && fetch_again(task, &backoff, err));
     if (r == -ENOENT && m.text)
         return err_set(err, EBADMSG, "bad-signature", "%s/%s is not signed, and the source has a public_key", source->name, version);

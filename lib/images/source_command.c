@@ -236,13 +236,13 @@ static int command_newest(struct image_task *task, const struct image_source *so
     return r;
 }
 
-static int command_manifest(struct image_task *task, const struct image_source *source, const char *version, bool want_signature,
-                            char **ret_text, size_t *ret_len, char **ret_signature, struct err *err)
+static int command_manifest(struct image_task *task, const struct image_source *source, const char *version, char **ret_text,
+                            size_t *ret_len, char **ret_signature, struct err *err)
 {
     size_t len;
     int r = ask(task, source, "manifest", version, MANIFEST_TEXT_MAX, ret_text, ret_len, err);
 
-    return r < 0 || !want_signature ? r : ask(task, source, "signature", version, SIGNATURE_MAX, ret_signature, &len, err);
+    return r < 0 || !source->public_key ? r : ask(task, source, "signature", version, SIGNATURE_MAX, ret_signature, &len, err);
 }
 
 /* ---- files ---- */

@@ -77,14 +77,14 @@ static int read_text(int fd, const struct image_source *source, const char *name
     return r < 0 ? err_set_errno(err, -r, "source", "%s: %s", source->path, name) : 0;
 }
 
-static int folder_manifest(struct image_task *task, const struct image_source *source, const char *version, bool want_signature,
-                           char **ret_text, size_t *ret_len, char **ret_signature, struct err *err)
+static int folder_manifest(struct image_task *task, const struct image_source *source, const char *version, char **ret_text,
+                           size_t *ret_len, char **ret_signature, struct err *err)
 {
     auto_fd int fd = open_release(source, version, err);
     size_t len;
     int r = fd < 0 ? fd : read_text(fd, source, FILE_MANIFEST, MANIFEST_TEXT_MAX, ret_text, ret_len, err);
 
-    return r < 0 || !want_signature ? r : read_text(fd, source, FILE_SIGNATURE, SIGNATURE_MAX, ret_signature, &len, err);
+    return r < 0 || !source->public_key ? r : read_text(fd, source, FILE_SIGNATURE, SIGNATURE_MAX, ret_signature, &len, err);
 }
 
 static int copy(struct image_task *task, int fd, struct sink *sink, const char *name, struct err *err)

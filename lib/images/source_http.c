@@ -20,14 +20,14 @@ static int get_text(struct image_task *task, const struct image_source *source, 
     return http_get_text(task, url, source->hosts, limit, ret_text, ret_len, err);
 }
 
-static int get_signed(struct image_task *task, const struct image_source *source, const char *url, size_t limit, bool want_signature,
-                      char **ret_text, size_t *ret_len, char **ret_signature, struct err *err)
+static int get_signed(struct image_task *task, const struct image_source *source, const char *url, size_t limit, char **ret_text,
+                      size_t *ret_len, char **ret_signature, struct err *err)
 {
     auto_free char *signature_url = NULL;
     size_t len;
     int r = get_text(task, source, limit, ret_text, ret_len, err, url);
 
-    if (r < 0 || !want_signature)
+    if (r < 0 || !source->public_key)
         return r;
     if (str_format(&signature_url, "%s.minisig", url) < 0)
         return -ENOMEM;
@@ -114,15 +114,15 @@ static int github_newest(struct image_task *task, const struct image_source *sou
     return r < 0 ? r : str_set(ret_version, tag);
 }
 
-static int github_manifest(struct image_task *task, const struct image_source *source, const char *version, bool want_signature,
-                           char **ret_text, size_t *ret_len, char **ret_signature, struct err *err)
+static int github_manifest(struct image_task *task, const struct image_source *source, const char *version, char **ret_text,
+                           size_t *ret_len, char **ret_signature, struct err *err)
 {
     auto_free char *url = NULL;
 
     /* A valid version has no character that a URL would need encoded, but '+', which stands for itself in a path. */
     if (releases_url(source, "download/", version, "/vm.json", &url) < 0)
         return -ENOMEM;
-    return get_signed(task, source, url, MANIFEST_TEXT_MAX, want_signature, ret_text, ret_len, ret_signature, err);
+    return get_signed(task, source, url, MANIFEST_TEXT_MAX, ret_text, ret_len, ret_signature, err);
 }
 
 static int github_fetch(struct image_task *task, const struct image_source *source, const char *version, const struct manifest_file *file,
@@ -148,10 +148,10 @@ const struct source_ops source_github = {
 /* ---- an index ---- */
 
 /* Whoever may change the index may say what is the newest, so that is signed as well. */
-static int read_index(struct image_task *task, const struct image_source *source, bool want_signature, char **ret_text, size_t *ret_len,
-                      char **ret_signature, struct err *err)
+static int read_index(struct image_task *task, const struct image_source *source, char **ret_text, size_t *ret_len, char **ret_signature,
+                      struct err *err)
 {
-    return get_signed(task, source, source->url, INDEX_TEXT_MAX, want_signature, ret_text, ret_len, ret_signature, err);
+    return get_signed(task, source, source->url, INDEX_TEXT_MAX, ret_text, ret_len, ret_signature, err);
 }
 
 static int parse_index(const struct image_source *source, const char *text, size_t len, json_t **ret_index, struct err *err)
@@ -170,7 +170,7 @@ static int index_newest_of(struct image_task *task, const struct image_source *s
     auto_free char *text = NULL, *signature = NULL;
     auto_json json_t *index = NULL;
     size_t len;
-    int r = read_index(task, source, source->public_key, &text, &len, &signature, err);
+    int r = read_index(task, source, &text, &len, &signature, err);
 
     if (r == -ENOENT)
         return err_set(err, EIO, "source", "%s%s: there is none (HTTP status 404)", source->url, text ? ".minisig" : "");
@@ -185,10 +185,10 @@ static int index_newest_of(struct image_task *task, const struct image_source *s
     return str_set(ret_version, index_newest(index));
 }
 
-static int index_manifest(struct image_task *task, const struct image_source *source, const char *version, bool want_signature,
-                          char **ret_text, size_t *ret_len, char **ret_signature, struct err *err)
+static int index_manifest(struct image_task *task, const struct image_source *source, const char *version, char **ret_text, size_t *ret_len,
+                          char **ret_signature, struct err *err)
 {
-    int r = read_index(task, source, want_signature, ret_text, ret_len, ret_signature, err);
+    int r = read_index(task, source, ret_text, ret_len, ret_signature, err);
 
     /* An index that isn't there says nothing about releases. */
     if (r == -ENOENT && !*ret_text)

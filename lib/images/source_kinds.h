@@ -5,9 +5,10 @@
 
 struct source_ops {
     int (*newest)(struct image_task *task, const struct image_source *source, char **ret_version, struct err *err);
-    /* The text that is signed, and with `want_signature` its signature. -ENOENT: there is no such release, or no signature. */
-    int (*manifest)(struct image_task *task, const struct image_source *source, const char *version, bool want_signature, char **ret_text,
-                    size_t *ret_len, char **ret_signature, struct err *err);
+    /* The text that is signed, and where the source has a key its signature. -ENOENT: there is no such release, or (with the text there)
+     * no signature. */
+    int (*manifest)(struct image_task *task, const struct image_source *source, const char *version, char **ret_text, size_t *ret_len,
+                    char **ret_signature, struct err *err);
     /* From the text to the files of the version. */
     int (*parse)(const struct image_source *source, const char *version, struct source_manifest *m, struct err *err);
     int (*fetch)(struct image_task *task, const struct image_source *source, const char *version, const struct manifest_file *file,

@@ -101,7 +101,7 @@ static int add_user(int state_vms_fd, const char *vm, const char *name, const ch
         return r;
     if (r < 0)
         *unclear = true;
-    if (r < 0 || (streq(use.name, name) && streq(use.version, version)))
+    if (r < 0 || (streq_opt(use.name, name) && streq_opt(use.version, version)))
         strv_push(vms, vm);
     return vms->failed ? -ENOMEM : 0;
 }

@@ -79,7 +79,7 @@ json_t *release_to_wire(const struct image_store *store, int state_vms_fd, const
                      release->version, "source", release->record.source, "fetched_at", time_or_none(release->record.fetched_us), "path",
                      text_or_none(release->path), "size", (json_int_t)release->size, "disk",
                      (json_int_t)image_disk_usage(store, release->name, release->version), "verified", release->problem ? 0 : 1, "problem",
-                     text_or_none(release->problem), "newest", newest && streq(newest, release->version), "in_use_by",
+                     text_or_none(release->problem), "newest", newest && streq_opt(newest, release->version), "in_use_by",
                      users_to_wire(state_vms_fd, release), "locked", (int)image_is_locked(store, release->name, release->version), "files",
                      files_to_wire(release));
 }

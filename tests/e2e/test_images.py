@@ -559,8 +559,15 @@ class Keeping(ImagesCase):
             f.write(before[:1])
         self.assertFalse(self.call("GetRelease", name="sp-vm", version="v1")["release"]["verified"])
         self.assertTrue(self.call("Verify", name="sp-vm", version="v1")["release"]["verified"])
-        # A pull replaces what is damaged, unless somebody has it.
+        # Touched isn't damaged.
+        os.utime(path)
+        self.assertTrue(self.pull("v1")["already"])
+        # While there is no other, what is damaged stays.
         os.unlink(path)
+        self.server.behaviours["/releases/download/v1/vm.json"] = [{"status": 404}, {}]
+        self.error("NoSuchImage", "Pull", name="sp-vm", version="v1")
+        self.assertIn("bios-v1.img", self.call("GetRelease", name="sp-vm", version="v1")["release"]["problem"])
+        # A pull replaces it, unless somebody has it.
         held = os.open(self.store("sp-vm", "v1"), os.O_RDONLY)
         fcntl.flock(held, fcntl.LOCK_SH)
         self.assertIn("can't be replaced", self.error("Refused", "Pull", name="sp-vm", version="v1")["reason"])
