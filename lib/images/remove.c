@@ -49,6 +49,23 @@ bool image_is_locked(const struct image_store *store, const char *name, const ch
 
 /* ---- one release ---- */
 
+static int check_snapshots(const struct image_store *store, int state_vms_fd, const char *name, const char *version, struct err *err)
+{
+    auto_strv struct strv snapshots = { 0 };
+    bool unclear = false;
+    int r = image_snapshots(state_vms_fd, store, name, version, &snapshots, &unclear);
+
+    if (r < 0)
+        return err_set_errno(err, -r, "in-use", "can't tell which snapshots need image %s/%s", name, version);
+    if (unclear)
+        return err_set(err, EBUSY, "in-use", "can't tell whether snapshot %s needs image %s/%s: its record can't be read",
+                       snapshots.items[0], name, version);
+    if (snapshots.n)
+        return err_set(err, EBUSY, "in-use", "snapshot %s%s consists of files of image %s/%s", snapshots.items[0],
+                       snapshots.n > 1 ? ", and others," : "", name, version);
+    return 0;
+}
+
 static int check_users(int state_vms_fd, const char *name, const char *version, struct err *err)
 {
     auto_strv struct strv vms = { 0 };
@@ -79,6 +96,8 @@ static int take(const struct image_store *store, int state_vms_fd, const char *n
                                     : err_set_errno(err, errno, "no-lock", "image %s/%s", name, version);
     /* Under the lock: whoever comes to use it takes that first, and writes the record then. */
     r = check_users(state_vms_fd, name, version, err);
+    if (r >= 0)
+        r = check_snapshots(store, state_vms_fd, name, version, err);
     return r < 0 ? r : steal_fd(&fd);
 }
 

@@ -5,6 +5,7 @@
 #include "lib/base/record.h"
 #include "lib/base/strv.h"
 #include "lib/base/util.h"
+#include "lib/images/store.h"
 
 enum { IMAGE_USE_SCHEMA = 1 };
 
@@ -29,3 +30,7 @@ int image_use_remove(int state_vms_fd, const char *vm);
 /* The VMs whose record names the release. A record that can't be read counts as naming every release, since nobody knows: its VM is
  * among them, and *ret_unclear (may be NULL) says so. `state_vms_fd` -1: there are no VMs. */
 int image_users(int state_vms_fd, const char *name, const char *version, struct strv *ret_vms, bool *ret_unclear);
+
+/* The same of snapshots, "VM/SNAPSHOT" in STATE/snapshots beside STATE/vms: those with a disk that is a file of the release. */
+int image_snapshots(int state_vms_fd, const struct image_store *store, const char *name, const char *version, struct strv *ret_snapshots,
+                    bool *ret_unclear);

@@ -58,14 +58,17 @@ static json_t *files_to_wire(const struct image_release *release)
     return files;
 }
 
-static json_t *users_to_wire(int state_vms_fd, const struct image_release *release)
+static json_t *users_to_wire(const struct image_store *store, int state_vms_fd, const struct image_release *release)
 {
-    auto_strv struct strv vms = { 0 };
+    auto_strv struct strv vms = { 0 }, snapshots = { 0 };
     json_t *users = json_array();
 
     if (image_users(state_vms_fd, release->name, release->version, &vms, NULL) >= 0)
         for (size_t i = 0; i < vms.n; i++)
             (void)json_array_append_new(users, json_string(vms.items[i]));
+    if (image_snapshots(state_vms_fd, store, release->name, release->version, &snapshots, NULL) >= 0)
+        for (size_t i = 0; i < snapshots.n; i++)
+            (void)json_array_append_new(users, json_string(snapshots.items[i]));
     return users;
 }
 
@@ -80,7 +83,7 @@ json_t *release_to_wire(const struct image_store *store, int state_vms_fd, const
                      text_or_none(release->path), "size", (json_int_t)release->size, "disk",
                      (json_int_t)image_disk_usage(store, release->name, release->version), "verified", release->problem ? 0 : 1, "problem",
                      text_or_none(release->problem), "newest", newest && streq_opt(newest, release->version), "in_use_by",
-                     users_to_wire(state_vms_fd, release), "locked", (int)image_is_locked(store, release->name, release->version), "files",
+                     users_to_wire(store, state_vms_fd, release), "locked", (int)image_is_locked(store, release->name, release->version), "files",
                      files_to_wire(release));
 }
 
