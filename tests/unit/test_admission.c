@@ -6,7 +6,15 @@
 
 #define G(n) (UINT64_C(n) << 30)
 
-static const struct claims small = { .cpus = 1, .memory = G(1), .disk = G(10) }, big = { .cpus = 8, .memory = G(16), .disk = G(100) };
+#define SMALL                                    \
+    {                                            \
+        .cpus = 1, .memory = G(1), .disk = G(10) \
+    }
+#define BIG                                        \
+    {                                              \
+        .cpus = 8, .memory = G(16), .disk = G(100) \
+    }
+static const struct claims small = SMALL, big = BIG;
 static const struct claims middling = { .cpus = 2, .memory = G(4) };
 static const struct tenant tenants[] = { { "mail", &small }, { "db", &big }, { "web", &small }, { "build", &middling } };
 
@@ -17,13 +25,13 @@ static const struct {
     struct claims asked, own;
     const char *why; /* NULL: there is room */
 } cases[] = {
-    { .asked = big },
+    { .asked = BIG },
     { .asked = { .memory = G(64) }, .host_memory = G(64) },
     { .asked = { .memory = G(65) }, .host_memory = G(64), .why = "not enough memory: it asks for 65G, and this host has 64G in all" },
     { .asked = { .memory = G(65) }, .own = { .memory = G(65) }, .host_memory = G(64) },
-    { .limits.cpus = 13, .asked = small },
+    { .limits.cpus = 13, .asked = SMALL },
     { .limits.cpus = 12,
-      .asked = small,
+      .asked = SMALL,
       .why = "not enough CPUs: it asks for 1, and of 12 (limits in the host config) 0 is left: db 8, build 2, mail 1 and 1 more have 12" },
     { .limits.cpus = 14,
       .asked = { .cpus = 3 },
@@ -48,19 +56,19 @@ static const struct {
       .why =
           "not enough memory: it asks for 2G, and of 23G (what this host has) 1G is left: db 16G, build 4G, mail 1G and 1 more have 22G" },
     { .limits.memory = MEMORY_OF_HOST, .asked = { .memory = G(2) } }, /* which isn't known */
-    { .limits.disk = G(130), .asked = small },
+    { .limits.disk = G(130), .asked = SMALL },
     { .limits.disk = G(129),
-      .asked = small,
+      .asked = SMALL,
       .why =
           "not enough disk space: it asks for 10G, and of 129G (limits in the host config) 9G is left: db 100G, mail 10G, web 10G have 120G" },
     { .limits.disk = G(1), .asked = { .memory = G(1) } }, /* no disk, so no question of it */
-    { .limits.disk_reserve = G(5), .disk_free = G(5), .asked = small },
+    { .limits.disk_reserve = G(5), .disk_free = G(5), .asked = SMALL },
     { .limits.disk_reserve = G(5),
       .disk_free = G(5) - (512 << 20),
-      .asked = small,
+      .asked = SMALL,
       .why = "not enough disk space: 4608M are free where disks are kept, and limits.disk_reserve is 5G" },
     { .limits.disk_reserve = G(5), .disk_free = 0, .asked = { .memory = G(1) } },
-    { .limits.disk_reserve = G(5), .disk_free = 0, .asked = small, .own = small },
+    { .limits.disk_reserve = G(5), .disk_free = 0, .asked = SMALL, .own = SMALL },
     { .limits.memory = G(24), .asked = { .memory = UINT64_MAX }, .why = "*" },
 };
 
