@@ -117,32 +117,42 @@ START_TEST(ports)
 }
 END_TEST
 
-static int listen_on(uint16_t port)
+/* A listener on a port that the kernel chooses. */
+static int listen_somewhere(uint16_t *ret_port)
 {
-    struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port) };
+    struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    socklen_t len = sizeof addr;
 
     ck_assert_int_eq(bind(fd, (const struct sockaddr *)&addr, sizeof addr), 0);
     ck_assert_int_eq(listen(fd, 1), 0);
+    ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+    *ret_port = ntohs(addr.sin_port);
     return fd;
 }
 
 /* Not one that somebody on the host has; and when all are taken, that is said. */
 START_TEST(ports_of_the_host)
 {
-    static const struct port_range two = { 23020, 23021 };
-    auto_free char *aside = NULL;
+    auto_free char *aside = NULL, *why = NULL, *host = NULL;
     auto_spec struct spec one = { 0 }, more = { 0 };
     struct allocations *a = open_allocations(&aside);
-    auto_fd int fd = listen_on(23020);
     struct err err = ERR_INIT;
+    uint16_t port;
+    int fd = listen_somewhere(&port);
+    const struct port_range only = { port, port };
 
+    ck_assert_int_eq(
+        str_format(&why, "/network/0/forward/0/host: no port from %d to %d is free (\"ports\" in the host config)", port, port), 0);
+    ck_assert_int_eq(str_format(&host, "127.0.0.1:%d", port), 0);
     load("a", "\"network\": [{\"forward\": [" AUTO("127.0.0.1:", 80, "tcp") "]}]", &one);
-    ck_assert_int_eq(allocations_give(a, &one, &two, NULL), 0);
-    ck_assert_str_eq(host_of(&one, 0), "127.0.0.1:23021");
+    ck_assert_int_eq(allocations_give(a, &one, &only, &err), -ENOSPC);
+    ck_assert_str_eq(err.text, why);
+    fd_close(fd);
+    ck_assert_int_eq(allocations_give(a, &one, &only, NULL), 0);
+    ck_assert_str_eq(host_of(&one, 0), host);
     load("b", "\"network\": [{\"forward\": [" AUTO("127.0.0.1:", 80, "tcp") "]}]", &more);
-    ck_assert_int_eq(allocations_give(a, &more, &two, &err), -ENOSPC);
-    ck_assert_str_eq(err.text, "/network/0/forward/0/host: no port from 23020 to 23021 is free (\"ports\" in the host config)");
+    ck_assert_int_eq(allocations_give(a, &more, &only, NULL), -ENOSPC);
     allocations_free(a);
 }
 END_TEST
