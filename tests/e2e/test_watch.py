@@ -289,6 +289,16 @@ class Editing(WatchCase):
         self.assertEqual((self.incarnation("web"), self.host.vm("web")["changed"]), (3, False))
         self.settled()
         self.assertEqual(self.incarnation("web"), 3)
+        # several at once, one of them new and one as it was
+        for name, memory in (("web", "36M"), ("same", "16M")):
+            self.write(self.host.fake_spec(name, memory=memory), os.path.join(self.elsewhere, name + ".json"))
+        self.host.apply(self.host.fake_spec("same", memory="16M"))
+        self.write(self.host.fake_spec("new"), os.path.join(self.elsewhere, "new.json"))
+        done = self.host.vmctl("apply", "--restart", "--json", self.elsewhere)
+        results = {r["name"]: r for r in json.loads(done.stdout)}
+        self.assertEqual({name: (r["change"], r["done"], r["vm"]["incarnation"]) for name, r in results.items()},
+                         {"web": ("updated", True, 4), "same": ("unchanged", True, 1), "new": ("created", True, 1)})
+        self.host.vmctl("delete", "same", "new", "--force")
         self.host.vmctl("delete", "web", "--force")
         self.settled()
         self.assertEqual(self.host.list(), {})
