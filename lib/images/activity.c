@@ -1,10 +1,9 @@
 #include "lib/images/activity.h"
 
 #include <errno.h>
-#include <signal.h>
 
 #include "lib/base/clock.h"
-#include "lib/base/log.h"
+#include "lib/base/thread.h"
 #include "lib/images/wire.h"
 
 static const double tick_s = 0.25;
@@ -145,19 +144,6 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
-/* Signals are the loop's: a thread starts with the mask of its maker. */
-static int start_thread(struct activity *a)
-{
-    sigset_t all, before;
-    int r;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    r = pthread_create(&a->thread, NULL, thread_main, a);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return -r;
-}
-
 /* What fills the same folder. */
 static bool fills(enum activity_kind kind) { return kind == ACTIVITY_PULL || kind == ACTIVITY_IMPORT; }
 
@@ -206,7 +192,7 @@ int activity_begin(struct images_service *s, enum activity_kind kind, const char
         return -ENOMEM;
     r = image_task_init(&a->task, &s->limiter);
     if (r >= 0)
-        r = start_thread(a);
+        r = thread_start(IMAGE_THREAD_STACK, thread_main, a, &a->thread);
     if (r < 0)
         return err_set_errno(err, -r, "no-thread", "can't begin the %s of %s", enum_to_string(&activity_kind_names, (int)kind), name);
     link_activity(s, a);

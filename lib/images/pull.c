@@ -9,6 +9,7 @@
 #include "lib/base/failpoint.h"
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
+#include "lib/base/thread.h"
 #include "lib/images/fetch.h"
 #include "lib/images/partial.h"
 #include "lib/images/remove.h"
@@ -70,7 +71,7 @@ static int fetch_all(struct pulling *p, struct err *err)
     bool was_cancelled;
 
     atomic_store(&p->task->phase, "downloading");
-    while (n + 1 < wanted && n + 1 < n_files && n < THREADS_MAX && pthread_create(&threads[n], NULL, fetch_some, p) == 0)
+    while (n + 1 < wanted && n + 1 < n_files && n < THREADS_MAX && thread_start(IMAGE_THREAD_STACK, fetch_some, p, &threads[n]) == 0)
         n++;
     (void)fetch_some(p); /* also where no thread could be made */
     for (size_t i = 0; i < n; i++)

@@ -9,6 +9,9 @@
 #include "lib/base/err.h"
 #include "lib/images/config.h"
 
+/* Of the threads that work at one: curl and TLS want some. */
+enum { IMAGE_THREAD_STACK = 1024 * 1024 };
+
 /* Bytes a second for everybody together. */
 struct rate_limiter {
     pthread_mutex_t mutex;
