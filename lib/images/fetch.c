@@ -21,7 +21,8 @@ bool fetch_again(struct image_task *task, struct backoff *backoff, struct err *e
     uint32_t random = 0;
     uint64_t ms;
 
-    (void)getrandom(&random, sizeof(random), GRND_NONBLOCK); /* no more than jitter */
+    if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
+        random = 0; /* it is no more than jitter */
     if (backoff->attempt + 1 >= backoff->max_attempts || !backoff_next(backoff, random, &ms)) {
         if (err && backoff->max_attempts > 1)
             err_set(err, err->code, "source", "%s (tried %llu times)", err->text, (unsigned long long)backoff->max_attempts);
