@@ -258,7 +258,7 @@ class Specs(VmctlCase):
         lines = self.expect(0, "check", careless, out=f"{careless}: good (b)\n").stderr.splitlines()
         self.assertEqual(lines, [f"{careless}: warning: /qemu_configuration/cache_dir: not used: the disks of a VM are in its state folder",
                                  f"{careless}: warning: /qemu_configuration/cpus: unknown key, ignored"])
-        bad = self.file("vms/c.json", self.sp_vm("c/c", {"build_dir": "/nowhere"}, mode="tDx", gpus=["c1:00.9"], cores=0, state_disk_persistent=False))
+        bad = self.file("vms/c.json", self.sp_vm("c/c", {"build_dir": "/nowhere"}, mode="tDx", gpus=["c1:00.9"], cores=0, state_disk_size_gb=0))
         native = self.file("vms/d.json", self.spec("web", cpus="two"))
         lines = self.expect(1, "check", self.path("vms"), out="good (web)").stderr.splitlines()
         for file, where in ((bad, "/name"), (bad, "/run_configuration/build_dir"), (bad, "/qemu_configuration/mode"), (bad, "/qemu_configuration/gpus/0"),
