@@ -30,7 +30,7 @@ char *sink_part_name(const struct manifest_file *file)
 {
     char *name = NULL;
 
-    return str_format(&name, "%s.part", file->sha256) < 0 ? NULL : name;
+    return str_format(&name, "%s-%s.part", file->sha256, file->filename) < 0 ? NULL : name;
 }
 
 void sink_free(struct sink *s)
@@ -119,7 +119,7 @@ static int prepare(struct sink *s, struct err *err)
         return r;
     s->part = sink_part_name(s->file);
     s->stored = manifest_file_stored_name(s->file);
-    if (!s->part || !s->stored || str_format(&s->validator_file, "%s.validator", s->file->sha256) < 0)
+    if (!s->part || !s->stored || str_format(&s->validator_file, "%s-%s.validator", s->file->sha256, s->file->filename) < 0)
         return -ENOMEM;
     s->fd = openat(s->folder_fd, s->part, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
     if (s->fd < 0)
@@ -296,7 +296,7 @@ static int names_of(const struct manifest_file *file, char **ret_part, char **re
 {
     *ret_part = sink_part_name(file);
     *ret_stored = manifest_file_stored_name(file);
-    return *ret_part && *ret_stored ? str_format(ret_validator, "%s.validator", file->sha256) : -ENOMEM;
+    return *ret_part && *ret_stored ? str_format(ret_validator, "%s-%s.validator", file->sha256, file->filename) : -ENOMEM;
 }
 
 int sink_publish(int folder_fd, const struct manifest_file *file)

@@ -1,9 +1,9 @@
 /* A file while it comes in: written, hashed and, where it is packed, unpacked in one pass, so that nothing is read twice but what a pull
  * that was cut off had already.
  *
- * In the folder of an unfinished pull, SHA256.part is what came in so far, under the checksum it is to have: so it can't be continued with
- * another file's bytes. A packed file is unpacked beside it, into its own name, with holes where it has zeros. SHA256.validator is what
- * the server said by which it knows this version of the file again. */
+ * In the folder of an unfinished pull, SHA256-NAME.part is what came in so far, under the checksum it is to have, so that it can't be
+ * continued with another file's bytes; and under its name, since two files may be the same. A packed file is unpacked beside it, into its own
+ * name, with holes where it has zeros. SHA256-NAME.validator is what the server said by which it knows this version of the file again. */
 #pragma once
 
 #include <stdbool.h>

@@ -83,8 +83,8 @@ json_t *release_to_wire(const struct image_store *store, int state_vms_fd, const
                      text_or_none(release->path), "size", (json_int_t)release->size, "disk",
                      (json_int_t)image_disk_usage(store, release->name, release->version), "verified", release->problem ? 0 : 1, "problem",
                      text_or_none(release->problem), "newest", newest && streq_opt(newest, release->version), "in_use_by",
-                     users_to_wire(store, state_vms_fd, release), "locked", (int)image_is_locked(store, release->name, release->version), "files",
-                     files_to_wire(release));
+                     users_to_wire(store, state_vms_fd, release), "locked", (int)image_is_locked(store, release->name, release->version),
+                     "files", files_to_wire(release));
 }
 
 int release_find_to_wire(const struct image_store *store, const char *state_dir, const char *name, const char *version, json_t **ret_json,

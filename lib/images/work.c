@@ -64,7 +64,10 @@ static void prune(struct activity *a, int vms_fd)
 {
     auto_prune_list struct prune_list list = { 0 };
     struct err err = ERR_INIT;
+    auto_fd int held = -1;
 
+    /* Somebody has just asked for it, be it one of the oldest. */
+    (void)image_release_lock(&a->service->store, a->name, a->version, &held, NULL);
     if (image_prune(&a->service->store, vms_fd, a->name, a->config.keep_versions, false, &list, &err) < 0) {
         log_warning("pruning %s: %s", a->name, err.text);
         return;

@@ -10,6 +10,7 @@
 #include "lib/manager/down.h"
 #include "lib/manager/launch_record.h"
 #include "lib/manager/live.h"
+#include "lib/manager/plan_image.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
 #include "lib/manager/registry.h"
@@ -185,6 +186,8 @@ static void applied_planned(struct plan_request *p)
     if (p->r >= 0)
         memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
     (void)str_set(&vm->spec_error, p->r < 0 && !plan_awaits_image(p) ? p->err.text : NULL);
+    if (p->r >= 0)
+        plan_image_note(p);
     differs = lives && vm->plan_digest[0] && vm->next_digest[0] && !streq(vm->plan_digest, vm->next_digest);
     if (differs && p->r >= 0) {
         live_begin_consume(p, applied_live, done);

@@ -2,14 +2,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 
 #include "lib/base/fd.h"
 #include "lib/base/file.h"
 #include "lib/base/json.h"
 #include "lib/base/log.h"
+#include "lib/base/parse.h"
 
 const char *const host_config_files[] = { "holdfast.json", "config.json", NULL };
-enum { CONFIG_MAX = 64 * 1024, DELETE_GRACE_MS = 30 * 1000, RESTART_INTERVAL_MS = 5 * 1000 };
+enum { CONFIG_MAX = 64 * 1024, DELETE_GRACE_MS = 30 * 1000, RESTART_INTERVAL_MS = 5 * 1000, UPDATE_MINUTE = 3 * 60 + 30 };
 
 typedef __typeof__(((struct host_config *)0)->restore) restore_config;
 
@@ -35,6 +37,43 @@ static const struct record_type watch_config_type = {
     .what = "watch", .size = sizeof(watch_config), .fields = watch_fields, .n_fields = ARRAY_LEN(watch_fields)
 };
 
+/* "03:30" <-> minutes since midnight */
+static int time_of_day_parse(const json_t *value, void *slot, struct err *err)
+{
+    const char *text = json_string_value(value), *colon = text ? strchr(text, ':') : NULL;
+    char hour[3] = "";
+    uint64_t h, m;
+
+    if (!colon || colon - text < 1 || colon - text > 2 || strlen(colon) != 3)
+        return record_expected(err, value, "a time of the day like \"03:30\"");
+    memcpy(hour, text, (size_t)(colon - text));
+    if (parse_u64(hour, 0, 23, &h) < 0 || parse_u64(colon + 1, 0, 59, &m) < 0)
+        return record_expected(err, value, "a time of the day like \"03:30\"");
+    *(uint64_t *)slot = h * 60 + m;
+    return 0;
+}
+
+static json_t *time_of_day_emit(const void *slot)
+{
+    unsigned minute = (unsigned)*(const uint64_t *)slot;
+    char text[16];
+
+    snprintf(text, sizeof(text), "%02u:%02u", minute / 60 % 24, minute % 60);
+    return json_string(text);
+}
+
+static const struct field_codec codec_time_of_day = { .parse = time_of_day_parse, .emit = time_of_day_emit };
+
+typedef __typeof__(((struct host_config *)0)->image_update) image_update_config;
+
+static const struct field image_update_fields[] = {
+    { .key = "policy", .kind = FIELD_ENUM, .names = &image_update_names, .offset = offsetof(image_update_config, policy) },
+    { .key = "time", .kind = FIELD_CUSTOM, .codec = &codec_time_of_day, .offset = offsetof(image_update_config, minute) },
+};
+static const struct record_type image_update_type = {
+    .what = "image update", .size = sizeof(image_update_config), .fields = image_update_fields, .n_fields = ARRAY_LEN(image_update_fields)
+};
+
 typedef __typeof__(((struct host_config *)0)->vm_config) vm_config;
 
 static const struct field vm_config_fields[] = {
@@ -55,6 +94,7 @@ static const struct field host_config_fields[] = {
     { .key = "restore", .kind = FIELD_OBJECT, .type = &restore_config_type, .offset = offsetof(struct host_config, restore) },
     { .key = "watch", .kind = FIELD_OBJECT, .type = &watch_config_type, .offset = offsetof(struct host_config, watch) },
     { .key = "vm_config", .kind = FIELD_OBJECT, .type = &vm_config_type, .offset = offsetof(struct host_config, vm_config) },
+    { .key = "image_update", .kind = FIELD_OBJECT, .type = &image_update_type, .offset = offsetof(struct host_config, image_update) },
     { .key = "images", .kind = FIELD_OBJECT, .type = &images_config_type, .offset = offsetof(struct host_config, images) },
 };
 const struct record_type host_config_type = {
@@ -103,6 +143,7 @@ int host_config_read(const char *config_dir, struct host_config *ret_config, str
         .ports = PORT_RANGE_DEFAULT,
         .restore = { .mode = RESTORE_MODE_DEFAULT, .prefetch = true },
         .watch = { .delete_grace = DELETE_GRACE_MS, .on_change = ON_CHANGE_RESTART, .restart_interval = RESTART_INTERVAL_MS },
+        .image_update = { .policy = IMAGE_UPDATE_MANUAL, .minute = UPDATE_MINUTE },
         .images = IMAGES_CONFIG_DEFAULTS,
     };
     const char *const *file = host_config_files;

@@ -9,6 +9,7 @@
 #include "lib/base/util.h"
 #include "lib/images/config.h"
 #include "lib/manager/host_limits.h"
+#include "lib/spec/spec.h"
 #include "proto/states.h"
 
 /* Where neither command nor config says. */
@@ -21,11 +22,11 @@ extern const struct enum_names on_change_names;
 struct host_config {
     struct host_config *older; /* replaced by this one and kept, since threads may be reading in it */
     bool found;                /* there was a file */
-    char *group;             /* whose members may manage; NULL: "holdfast" where there is such a group */
-    char *log_level;         /* error warning info debug; NULL: info */
-    char *qemu_user;         /* whom QEMU runs as where the spec doesn't say; NULL: "holdfast-qemu" or nobody's number */
-    uint64_t start_interval; /* milliseconds between starts of the manager's own accord, 0: all at once */
-    struct port_range ports; /* that are given to forwards whose port is "auto" */
+    char *group;               /* whose members may manage; NULL: "holdfast" where there is such a group */
+    char *log_level;           /* error warning info debug; NULL: info */
+    char *qemu_user;           /* whom QEMU runs as where the spec doesn't say; NULL: "holdfast-qemu" or nobody's number */
+    uint64_t start_interval;   /* milliseconds between starts of the manager's own accord, 0: all at once */
+    struct port_range ports;   /* that are given to forwards whose port is "auto" */
     struct host_limits limits;
     struct {
         int mode;      /* enum restore_mode: of a restore that isn't asked for in one */
@@ -36,6 +37,10 @@ struct host_config {
         int on_change;             /* enum on_change */
         uint64_t restart_interval; /* milliseconds between the end of one restart for an edited spec and the next */
     } watch;
+    struct {
+        int policy;      /* enum image_update: of VMs whose spec doesn't say */
+        uint64_t minute; /* of the day, local time, when releases that are newer are picked up */
+    } image_update;
     struct {
         char *configs_dir;          /* absolute: the folder of specs, NULL: CONFIG/vms */
         char *authorized_keys_file; /* absolute: put on the config disk of VMs with "debug" */

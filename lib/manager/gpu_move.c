@@ -4,10 +4,10 @@
 
 #include "lib/base/log.h"
 #include "lib/base/pidref.h"
+#include "lib/loop/worker.h"
 #include "lib/manager/records.h"
 #include "lib/manager/registry.h"
 #include "lib/manager/state.h"
-#include "lib/manager/worker.h"
 
 struct gpu_move {
     struct job job;

@@ -94,7 +94,8 @@ static void on_reply(void *arg, const struct varlink_reply *r)
     } else if (may_pass(r)) {
         again(p, reason_of(r));
     } else {
-        err_set(&err, EIO, "image", "image %s %s can't be had: %s", p->name, p->version, reason_of(r));
+        err_set(&err, EIO, "image", "image %s%s%s can't be had: %s", p->name, streq(p->version, IMAGE_AUTO) ? "" : " ",
+                streq(p->version, IMAGE_AUTO) ? "" : p->version, reason_of(r));
         finish(p, &err);
     }
 }

@@ -12,6 +12,7 @@
 #include "lib/manager/hold.h"
 #include "lib/manager/image_pull.h"
 #include "lib/manager/link.h"
+#include "lib/manager/plan_image.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
 #include "lib/manager/shim_spawn.h"
@@ -24,8 +25,8 @@ struct launch {
     bool adopt;
     bool pulled;             /* its image was got; that it still isn't there is an error */
     struct image_pull *pull; /* the image is awaited */
-    int sync_fd; /* -1: not spawned yet */
-    int plan_fd; /* -1, or the plan while PCI devices are taken for it */
+    int sync_fd;             /* -1: not spawned yet */
+    int plan_fd;             /* -1, or the plan while PCI devices are taken for it */
     ev_io io;
     ev_timer deadline;
     char text[ERR_TEXT_MAX]; /* what the shim says instead of ready */
@@ -325,6 +326,8 @@ static void on_plan(struct plan_request *p)
     FAILPOINT("manager.after-run-folder");
     (void)str_set(&vm->spec_error, NULL);
     memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
+    if (!p->restore.vm)
+        plan_image_note(p);
     if (!p->gpus.devices && !gpus_has(vm->manager->gpus, vm->name))
         spawn_or_fail(l, p->plan_fd);
     else if (take_gpus(l, p) < 0)

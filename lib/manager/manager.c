@@ -19,6 +19,7 @@
 #include "lib/manager/forget.h"
 #include "lib/manager/gpu_move.h"
 #include "lib/manager/gpus.h"
+#include "lib/manager/image_update.h"
 #include "lib/manager/launch.h"
 #include "lib/manager/manager_lock.h"
 #include "lib/manager/planner.h"
@@ -185,6 +186,8 @@ static int make_parts(struct manager *m, struct err *err)
         r = watch_new(m);
     if (r >= 0)
         r = rollout_new(m);
+    if (r >= 0)
+        r = image_updates_new(m);
     if (aside)
         log_error("allocations.json doesn't parse and was kept as %s: context ids, MAC addresses and ports are given anew", aside);
     if (gpus_aside)
@@ -347,6 +350,7 @@ static void begin_watching(struct manager *m)
     }
     spec_edit_kick(m);
     watch_begin(m);
+    image_updates_schedule(m);
 }
 
 void serve_begin(struct manager *m)
@@ -437,6 +441,7 @@ void manager_free(struct manager *m)
     watch_free(m->watch);
     if (m->vms)
         registry_clear(m);
+    image_updates_free(m->image_updates);
     rollout_free(m->rollout);
     varlink_service_free(m->service);
     if (m->loop) {

@@ -137,6 +137,15 @@ static int apply(const struct plan_request *p, const struct image_release *relea
     return spec_apply_release(spec, &files);
 }
 
+/* Whether the VM was started with another one. Not known is no. */
+static bool is_newer(const struct plan_request *p, const struct image_release *release)
+{
+    auto_image_use struct image_use use = { 0 };
+
+    return image_use_read(p->vm->manager->state_vms_fd, p->vm->name, &use, NULL) >= 0 && streq_opt(use.name, release->name) &&
+           !streq_opt(use.version, release->version);
+}
+
 int plan_image_apply(struct plan_request *p, struct spec *spec, char **ret_folder)
 {
     auto_image_store struct image_store store = IMAGE_STORE_NONE;
@@ -146,6 +155,8 @@ int plan_image_apply(struct plan_request *p, struct spec *spec, char **ret_folde
 
     if (!spec->image.name)
         return 0;
+    p->image_update = spec->image.update;
+    p->image_newest = !spec->image.version;
     r = str_set(&version, spec->image.version);
     if (r >= 0 && p->restore.vm)
         r = version_of_snapshot(p, spec, &version);
@@ -160,10 +171,20 @@ int plan_image_apply(struct plan_request *p, struct spec *spec, char **ret_folde
         r = image_release_lock(&store, release.name, release.version, &p->release_fd, &p->err);
     }
     if (r >= 0)
+        p->image_newer = p->image_newest && is_newer(p, &release);
+    if (r >= 0)
         r = str_set(&p->image_version, release.version);
     if (r >= 0)
         r = apply(p, &release, spec, &p->err);
     return r < 0 ? r : str_set(ret_folder, release.path);
+}
+
+void plan_image_note(const struct plan_request *p)
+{
+    struct vm *vm = p->vm;
+
+    (void)str_set(&vm->image, p->image_newest ? p->image_name : NULL);
+    vm->image_update = (uint8_t)p->image_update;
 }
 
 int plan_image_use(struct plan_request *p, const struct spec *spec)

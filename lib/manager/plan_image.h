@@ -11,5 +11,8 @@
  * p->image_name, p->image_version say which. *ret_folder (malloc'ed) is the release's folder. */
 int plan_image_apply(struct plan_request *p, struct spec *spec, char **ret_folder);
 
+/* Of a plan by the VM's own spec, on the loop: the manager knows which image the VM follows. */
+void plan_image_note(const struct plan_request *p);
+
 /* Writes down which release the VM is started with, so that it is kept while the VM is stopped; none, when it has no image. */
 int plan_image_use(struct plan_request *p, const struct spec *spec);

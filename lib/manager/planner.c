@@ -148,8 +148,8 @@ static int find_user(struct plan_request *p, const struct spec *spec, const stru
     return r;
 }
 
-static int resolve(struct plan_request *p, struct spec *spec, const struct plan_host *host,
-                   const struct qemu_capabilities *capabilities, struct plan *ret_plan)
+static int resolve(struct plan_request *p, struct spec *spec, const struct plan_host *host, const struct qemu_capabilities *capabilities,
+                   struct plan *ret_plan)
 {
     struct plan_place auto_cleanup(plan_place_clear) place = { 0 };
     struct resolve_input in = {

@@ -4,10 +4,10 @@
 #include "lib/base/err.h"
 #include "lib/base/json.h"
 #include "lib/disk/spec_recipes.h"
+#include "lib/loop/worker.h"
 #include "lib/manager/gpus.h"
 #include "lib/manager/host_limits.h"
 #include "lib/manager/vm.h"
-#include "lib/manager/worker.h"
 #include "lib/spec/claims.h"
 
 enum plan_use {
@@ -47,8 +47,8 @@ struct plan_request {
     struct host_limits limits;     /* of the host config when it was made: it may be replaced meanwhile */
     struct port_range ports;
     char *authorized_keys;
-    char *qemu_path; /* to be asked */
-    bool asked, features;          /* whether it was, and whether what it offers to confidential guests and devices is to be asked too */
+    char *qemu_path;      /* to be asked */
+    bool asked, features; /* whether it was, and whether what it offers to confidential guests and devices is to be asked too */
     void (*done)(struct plan_request *p); /* frees with plan_request_free() */
     void *arg;
 
@@ -61,11 +61,14 @@ struct plan_request {
     struct spec_digests digests; /* of the files that disks are made of */
     char digest[17];
     int plan_fd;
-    struct gpu_wish gpus;          /* of a PLAN_LAUNCH: what must be bound before QEMU starts */
-    char *image_name, *image_version; /* of a spec with an image: what it is started with, or what must be got first (version NULL: the newest) */
-    int release_fd;                   /* held until the request is freed; -1: none */
-    json_t *spec, *running, *next; /* NULL where there is none */
-    json_t *native;                /* PLAN_SHOW: the spec as a native one, with all defaults; NULL when it is wrong */
+    struct gpu_wish gpus; /* of a PLAN_LAUNCH: what must be bound before QEMU starts */
+    char *image_name,
+        *image_version; /* of a spec with an image: what it is started with, or what must be got first (version NULL: the newest) */
+    int image_update;   /* enum image_update of the spec */
+    bool image_newest, image_newer; /* its version isn't fixed; and is another than the one it was started with last */
+    int release_fd;                 /* held until the request is freed; -1: none */
+    json_t *spec, *running, *next;  /* NULL where there is none */
+    json_t *native;                 /* PLAN_SHOW: the spec as a native one, with all defaults; NULL when it is wrong */
 };
 
 /* For those who fill in more of it, then plan_request_begin(). NULL: out of memory. */

@@ -20,6 +20,8 @@ struct rollout {
     struct deferred next;
 };
 
+static const char *const reasons[] = { [ROLLOUT_EDIT] = "its edited spec", [ROLLOUT_IMAGE] = "a newer release of its image" };
+
 static void next(void *arg);
 
 static void on_timer(struct ev_loop *ev, ev_timer *timer, int events) { next(container_of(timer, struct rollout, timer)); }
@@ -77,9 +79,9 @@ static void restarted(void *arg, struct vm *vm, const struct err *err)
     if (r->current != vm) /* the manager ends */
         return;
     if (err)
-        log_vm_warning(vm->name, "not restarted for its edited spec: %s", err->text);
+        log_vm_warning(vm->name, "not restarted for %s: %s", reasons[vm->restart_why], err->text);
     else
-        log_vm_info(vm->name, "restarted for its edited spec");
+        log_vm_info(vm->name, "restarted for %s", reasons[vm->restart_why]);
     end_turn(r, true);
 }
 
@@ -109,7 +111,7 @@ static void planned(struct plan_request *p)
         return;
     }
     if (p->r < 0)
-        log_vm_warning(vm->name, "not restarted for its edited spec, since it could not be started again: %s", p->err.text);
+        log_vm_warning(vm->name, "not restarted for %s, since it could not be started again: %s", reasons[vm->restart_why], p->err.text);
     if (p->r < 0 || same || is_moot(vm)) {
         vm->restart_turn = 0;
         end_turn(r, false);
@@ -120,7 +122,7 @@ static void planned(struct plan_request *p)
         uint32_t write;
 
         vm->restart_turn = 0;
-        log_vm_info(vm->name, "is restarted for its edited spec");
+        log_vm_info(vm->name, "is restarted for %s", reasons[vm->restart_why]);
         vm->stop_due = true;
         reconcile_fresh(vm);
         write = wish_change(vm, &(struct wish_change){ .wish = WANTED_RUNNING, .from = from });
@@ -166,19 +168,22 @@ static void next(void *arg)
     }
 }
 
-void rollout_add(struct vm *vm)
+void rollout_add(struct vm *vm, enum rollout_why why)
 {
     struct rollout *r = vm->manager->rollout;
 
     if (vm->restart_turn == 0) {
         vm->restart_turn = ++r->turns;
-        log_vm_info(vm->name, "its edited spec needs a restart");
+        vm->restart_why = (uint8_t)why;
+        log_vm_info(vm->name, "%s needs a restart", reasons[why]);
     }
     kick(r);
 }
 
 void rollout_drop(struct vm *vm)
 {
+    if (vm->restart_why != ROLLOUT_EDIT)
+        return;
     if (vm->restart_turn)
         log_vm_info(vm->name, "its spec is what it runs by again: not restarted");
     vm->restart_turn = 0;
@@ -194,16 +199,17 @@ void rollout_wait(struct manager *m) { m->rollout->next_us = clock_mono_us() + m
 
 char *rollout_reason(const struct vm *vm)
 {
+    static const char *const news[] = { [ROLLOUT_EDIT] = "its spec was edited", [ROLLOUT_IMAGE] = "its image has a newer release" };
     const struct rollout *r = vm->manager->rollout;
     char *text = NULL;
 
     if (vm->restart_turn == 0)
         return NULL;
     if (vm->view == STATE_PAUSED)
-        (void)str_set(&text, "its spec was edited: it is restarted once it is resumed");
+        (void)str_format(&text, "%s: it is restarted once it is resumed", news[vm->restart_why]);
     else if (r->current && r->current != vm)
-        (void)str_format(&text, "its spec was edited: it is restarted after %s", r->current->name);
+        (void)str_format(&text, "%s: it is restarted after %s", news[vm->restart_why], r->current->name);
     else
-        (void)str_set(&text, "its spec was edited: it is about to be restarted");
+        (void)str_format(&text, "%s: it is about to be restarted", news[vm->restart_why]);
     return text;
 }

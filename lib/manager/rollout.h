@@ -1,4 +1,4 @@
-/* Restarts that edited specs ask for: one at a time over all VMs, each waiting until the one before runs or has failed, and then
+/* Restarts that edited specs, or newer releases of images, ask for: one at a time over all VMs, each waiting until the one before runs or has failed, and then
  * watch.restart_interval. */
 #pragma once
 
@@ -10,9 +10,11 @@ struct rollout;
 int rollout_new(struct manager *m); /* -ENOMEM */
 void rollout_free(struct rollout *r);
 
+enum rollout_why { ROLLOUT_EDIT, ROLLOUT_IMAGE };
+
 /* The VM waits for its turn; one that does already keeps it. */
-void rollout_add(struct vm *vm);
-/* Not any more: what it runs by is what its spec says. */
+void rollout_add(struct vm *vm, enum rollout_why why);
+/* Not for an edit any more: what it runs by is what its spec says. */
 void rollout_drop(struct vm *vm);
 
 /* Something about a VM that waits has changed. */

@@ -1,10 +1,10 @@
 /* Calls about snapshots that a thread works at while the loop goes on: the answer when it is done, and progress meanwhile. */
 #pragma once
 
+#include "lib/loop/worker.h"
 #include "lib/manager/api.h"
 #include "lib/manager/snapshot_verify.h"
 #include "lib/manager/snapshots.h"
-#include "lib/manager/worker.h"
 
 /* A verify or the like: calls a client looks at, and may go away from. */
 struct long_job {

@@ -7,6 +7,7 @@
 #include "lib/manager/allocations.h"
 #include "lib/manager/live.h"
 #include "lib/manager/plan_host.h"
+#include "lib/manager/plan_image.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/qemu_cache.h"
 #include "lib/manager/state.h"
@@ -111,6 +112,7 @@ static void note(struct plan_request *p)
     if (p->r >= 0) {
         memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
         adopt(p);
+        plan_image_note(p);
         live_check(vm);
     }
     wrong = p->r < 0 && !plan_awaits_image(p);

@@ -179,7 +179,7 @@ static void changed_live(void *arg, struct vm *vm, const struct live_result *res
     } else if (vm->manager->config.watch.on_change == ON_CHANGE_SHOW) {
         log_vm_info(vm->name, "its edited spec needs a restart: vmctl restart %s", vm->name);
     } else {
-        rollout_add(vm);
+        rollout_add(vm, ROLLOUT_EDIT);
     }
     end(e);
 }

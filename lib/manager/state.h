@@ -8,11 +8,11 @@
 #include "lib/base/parse.h"
 #include "lib/base/pidref.h"
 #include "lib/loop/loop.h"
+#include "lib/loop/worker.h"
 #include "lib/manager/config.h"
 #include "lib/manager/manager.h"
 #include "lib/manager/spec_folder.h"
 #include "lib/manager/vm.h"
-#include "lib/manager/worker.h"
 #include "lib/varlink/idl.h"
 #include "lib/varlink/service.h"
 #include "proto/launch.h"
@@ -39,6 +39,7 @@ enum {
 struct qemu_cache;
 struct allocations;
 struct gpu_move;
+struct image_updates;
 struct gpus;
 struct shim_call;
 struct long_job;
@@ -75,6 +76,7 @@ struct manager {
     struct allocations *allocations;
     struct gpus *gpus;
     struct gpu_move *gpu_moves;
+    struct image_updates *image_updates;
     struct shim_call *calls;
     struct subscriber *subscribers;
     struct long_job *long_jobs; /* that may be called off */

@@ -75,6 +75,7 @@ void vm_unref(struct vm *vm)
     free(vm->spec_second);
     free(vm->spec_error);
     free(vm->reason);
+    free(vm->image);
     free(vm->launch_error);
     free(vm->name);
     free(vm);

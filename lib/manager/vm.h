@@ -53,7 +53,7 @@ struct vm {
 
     /* The spec. */
     bool has_spec, enabled, check_due;
-    bool contested;       /* what is wrong with it is what another VM has */
+    bool contested;          /* what is wrong with it is what another VM has */
     bool edit_due;           /* what an edit of it means is to be found out */
     bool gone_seen;          /* it was seen to be deleted */
     uint8_t gone;            /* enum spec_gone */
@@ -61,6 +61,9 @@ struct vm {
     uint64_t restart_turn;   /* its place among those that wait for a restart for their edited spec, 0: it doesn't */
     char spec_digest[17];    /* json_digest() of the file, "": not known */
     char applied_digest[17]; /* the same of the newest that a command has written */
+    uint8_t restart_why;     /* enum rollout_why, of that */
+    uint8_t image_update;    /* enum image_update, as its spec says */
+    char *image;             /* the image whose newest release it is to run with, NULL: none, or a fixed one */
     char *spec_second;       /* another file that has it too, NULL: none; while both are there neither counts */
     uint8_t policy;          /* enum restart_policy */
     char *spec_file;         /* its name, NULL: NAME.json */

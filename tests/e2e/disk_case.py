@@ -22,8 +22,8 @@ class DiskTest(HostTest):
     def sh(self, name, command):
         """What the command says in the guest, on one line."""
         since = self.host.mark(name)
-        self.host.say(name, f"sh echo \"said $({command})\"")
-        return self.host.wait_said(name, r"said (.*?)", since).group(1).strip()
+        self.host.say(name, f"sh echo \"said $({command}).\"")
+        return self.host.wait_said(name, r"said (.*)\.", since).group(1).strip()
 
     def started(self, name):
         """Waits for the guest of this boot, whose console log is its own."""

@@ -33,7 +33,7 @@ def free_port():
 class ImagesCase(HostTest):
     def setUp(self):
         super().setUp()
-        self.imaged = None
+        self.imaged = self.nginx = None
         self.addCleanup(self.stop_imaged)
         self.www = os.path.join(self.host.root, "www")
         os.makedirs(self.www)
@@ -200,12 +200,18 @@ http {{
 }}
 """)
         with open(os.path.join(root, "nginx.out"), "wb") as out:
-            nginx = subprocess.Popen(["nginx", "-e", f"{root}/nginx-error.log", "-c", conf], stdout=out, stderr=out)
-        self.addCleanup(lambda: (nginx.terminate(), nginx.wait(20)))
+            self.nginx = subprocess.Popen(["nginx", "-e", f"{root}/nginx-error.log", "-c", conf], stdout=out, stderr=out)
+        self.addCleanup(self.stop_nginx)
         wait_for(lambda: self.connects(port), "nginx", 20)
         url = f"https://127.0.0.1:{port}"
         self.configure(self.github(url, **(source or {})), **{"ca_file": f"{tls}/ca.crt", **images})
         return url
+
+    def stop_nginx(self):
+        if self.nginx:
+            self.nginx.terminate()
+            self.nginx.wait(20)
+        self.nginx = None
 
     @staticmethod
     def connects(port):

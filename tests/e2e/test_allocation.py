@@ -208,10 +208,11 @@ class Allocation(HostTest):
         spec = self.host.fake_spec("web", network=forwards(("127.0.0.1:auto", 80)))
         for point in ("manager.before-allocations-write", "manager.after-allocations-write"):
             with self.subTest(point):
-                self.host.start_manager(HOLDFAST_FAILPOINT=f"{point}=kill")
-                self.host.apply(spec, check=False)
-                self.host.manager.wait(20)
+                self.host.write_spec(spec)
+                manager = self.host.start_manager(wait=False, HOLDFAST_FAILPOINT=f"{point}=kill")
+                self.assertEqual(manager.wait(20), -signal.SIGKILL)
                 self.host.manager = None
+                self.assertEqual(os.path.exists(os.path.join(self.host.dirs["state"], "allocations.json")), "after" in point)
         self.host.start_manager()
         self.host.wait_state("web", "running")
         self.host.apply(self.host.fake_spec("mail", network=forwards(("127.0.0.1:auto", 80))))

@@ -104,9 +104,32 @@ START_TEST(wrong_of_sp_vm)
 }
 END_TEST
 
+START_TEST(of_image_updates)
+{
+    struct host_config config = { 0 };
+
+    fixture_write("holdfast.json", "{\"image_update\": {\"policy\": \"auto\", \"time\": \"23:05\"}}");
+    ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
+    ck_assert_int_eq(config.image_update.policy, IMAGE_UPDATE_AUTO);
+    ck_assert_uint_eq(config.image_update.minute, 23 * 60 + 5);
+    host_config_clear(&config);
+    fixture_write("holdfast.json", "{}");
+    ck_assert_int_eq(host_config_read(fixture.path, &config, NULL), 0);
+    ck_assert_int_eq(config.image_update.policy, IMAGE_UPDATE_MANUAL);
+    ck_assert_uint_eq(config.image_update.minute, 3 * 60 + 30);
+    host_config_clear(&config);
+}
+END_TEST
+
 static const struct {
     const char *text, *says;
 } bad[] = {
+    { "{\"image_update\": {\"policy\": \"never\"}}", "/image_update/policy" },
+    { "{\"image_update\": {\"time\": \"24:00\"}}", "/image_update/time" },
+    { "{\"image_update\": {\"time\": \"3:5\"}}", "/image_update/time" },
+    { "{\"image_update\": {\"time\": \"030:00\"}}", "/image_update/time" },
+    { "{\"image_update\": {\"time\": \"-1:00\"}}", "/image_update/time" },
+    { "{\"image_update\": {\"time\": 330}}", "/image_update/time" },
     { "{\"groups\": \"staff\"}", "/groups" },
     { "{\"log_level\": \"loud\"}", "/log_level" },
     { "{\"start_interval\": 5}", "/start_interval" },
@@ -152,6 +175,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, missing);
     tcase_add_test(tc, full);
     tcase_add_test(tc, limits);
+    tcase_add_test(tc, of_image_updates);
     tcase_add_test(tc, of_sp_vm);
     tcase_add_test(tc, wrong_of_sp_vm);
     tcase_add_loop_test(tc, wrong, 0, ARRAY_LEN(bad));

@@ -1,4 +1,4 @@
-#include "lib/manager/worker.h"
+#include "lib/loop/worker.h"
 
 #include <pthread.h>
 
