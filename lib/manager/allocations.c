@@ -272,6 +272,19 @@ void allocations_adopt_take(struct allocations *a, const char *name, struct clai
     pthread_mutex_unlock(&a->mutex);
 }
 
+void allocations_change_take(struct allocations *a, const char *name, struct claims *claims)
+{
+    struct holding *h;
+
+    pthread_mutex_lock(&a->mutex);
+    h = holdings_get(a->vms, name);
+    if (h) {
+        (void)allocate_prune(&h->given, claims);
+        hold(a, h, claims);
+    }
+    pthread_mutex_unlock(&a->mutex);
+}
+
 bool allocations_holds(struct allocations *a, const char *name)
 {
     const struct holding *h;

@@ -43,6 +43,8 @@ int allocations_admit(struct allocations *a, const char *name, const struct clai
 
 /* It was found running with this (taken), and held nothing yet. */
 void allocations_adopt_take(struct allocations *a, const char *name, struct claims *claims);
+/* It was changed to this (taken) while it runs. */
+void allocations_change_take(struct allocations *a, const char *name, struct claims *claims);
 bool allocations_holds(struct allocations *a, const char *name);
 bool allocations_holds_port(struct allocations *a, const char *name, const struct port_claim *port);
 

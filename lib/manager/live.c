@@ -3,8 +3,10 @@
 #include <errno.h>
 
 #include "lib/base/log.h"
+#include "lib/manager/allocations.h"
 #include "lib/manager/call.h"
 #include "lib/manager/compare.h"
+#include "lib/manager/hold.h"
 #include "lib/manager/launch_record.h"
 #include "lib/manager/link.h"
 #include "lib/manager/state.h"
@@ -56,7 +58,7 @@ struct note {
     struct vm *vm;
     json_t *native;
     char digest[17];
-    int r;
+    int r, committed;
 };
 
 static void note_run(struct job *job)
@@ -64,6 +66,7 @@ static void note_run(struct job *job)
     struct note *n = container_of(job, struct note, job);
 
     n->r = launch_record_note_plan(n->vm->manager->run_vms_fd, n->vm->name, n->native, n->digest);
+    n->committed = allocations_commit(n->vm->manager->allocations);
 }
 
 static void note_done(struct job *job)
@@ -72,6 +75,9 @@ static void note_done(struct job *job)
 
     if (n->r < 0 && n->r != -ENOENT)
         log_vm_warning(n->vm->name, "can't write " FILE_SPEC ": %s", strerror(-n->r));
+    if (n->committed < 0)
+        log_vm_warning(n->vm->name, "which ports it has now can't be written to allocations.json: %s", strerror(-n->committed));
+    hold_freed(n->vm->manager);
     json_decref(n->native);
     vm_unref(n->vm);
     free(n);
@@ -96,6 +102,7 @@ static void updated(struct live *l, struct vm *vm, const json_t *changed)
     /* Its event says so too, on another connection. */
     if (vm->incarnation == l->incarnation)
         memcpy(vm->plan_digest, l->p->digest, sizeof(vm->plan_digest));
+    allocations_change_take(vm->manager->allocations, vm->name, &l->p->claims);
     note_spec(l);
     log_vm_info(vm->name, "changed while it runs (%zu changes)", json_array_size(changed));
     vm_changed(vm);

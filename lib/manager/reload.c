@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "lib/base/log.h"
+#include "lib/manager/hold.h"
 #include "lib/manager/image_update.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/qemu_user.h"
@@ -75,6 +76,7 @@ static void apply(struct manager *m, struct host_config *config)
     set_log_level(m);
     log_info("host config: the new one is in force");
     image_updates_schedule(m);
+    hold_freed(m); /* there may be more room now */
     if (user_changed)
         qemu_user_warn(m->config.qemu_user);
     /* By another user, for one, a VM has another plan, which is shown; and what an edit means may be another matter now. */

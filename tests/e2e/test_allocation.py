@@ -47,6 +47,21 @@ class Allocation(HostTest):
 
     # ---- VMs among themselves ----
 
+    def test_a_forward_that_comes_while_it_runs(self):
+        """What is added to a running VM is its own from then on, and what is taken away is free."""
+        first, second = free_port(), free_port()
+        self.host.start_manager()
+        self.host.apply(self.host.guest_spec("web", network=forwards((f"127.0.0.1:{first}", 80))))
+        self.host.wait_state("web", "running")
+        qemu = self.host.vm("web")["qemu_pid"]
+        self.host.apply(self.host.guest_spec("web", network=forwards((f"127.0.0.1:{second}", 80), ("127.0.0.1:auto", 81))))
+        self.assertEqual(self.host.vm("web")["qemu_pid"], qemu)
+        wait_for(lambda: len(self.ledger()["vms"]["web"]["held"]["ports"]) == 2, "both to be on disk")
+        self.refused(self.host.apply(self.host.guest_spec("mail", network=forwards((f"127.0.0.1:{second}", 80))), check=False), 1,
+                     "is taken by VM web")
+        self.host.apply(self.host.guest_spec("mail", network=forwards((f"127.0.0.1:{first}", 80))))
+        self.host.wait_state("mail", "running")
+
     def test_two_that_want_one_port(self):
         port = free_port()
         self.host.start_manager()
