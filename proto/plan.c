@@ -124,6 +124,7 @@ static const struct field plan_fields[] = {
     { "health", FIELD_ARRAY, FIELD_OMIT_EMPTY, AT(health), .count_offset = offsetof(struct plan, n_health), .type = &probe_type },
     { "stop", FIELD_ARRAY, FIELD_OMIT_EMPTY, AT(stop), .count_offset = offsetof(struct plan, n_stop), .type = &rung_type },
     { "logs", FIELD_OBJECT, 0, AT(logs), .type = &logs_type },
+    { "limits", FIELD_OBJECT, FIELD_OMIT_EMPTY, AT(limits), .type = &limits_type },
     { "restore", FIELD_OBJECT, FIELD_OMIT_EMPTY, AT(restore), .type = &restore_type },
 };
 const struct record_type plan_type = {

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "lib/base/record.h"
+#include "proto/limits.h"
 #include "proto/states.h"
 
 enum plan_fd {
@@ -134,6 +135,8 @@ struct plan {
         uint64_t max_size;
         uint64_t keep;
     } logs;
+
+    struct limits limits; /* set by the manager, on the scope it puts the shim into */
 
     /* How the next start begins: from a snapshot. It says nothing of what the VM is, so it isn't part of the digest, and the shim takes it
      * out of plan.json once the guest runs: a restart later boots. */

@@ -15,8 +15,10 @@
 #include "lib/manager/plan_image.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
+#include "lib/manager/scope.h"
 #include "lib/manager/shim_spawn.h"
 #include "lib/manager/state.h"
+#include "lib/manager/vm_scope.h"
 #include "lib/manager/wait.h"
 #include "lib/manager/wish.h"
 
@@ -27,6 +29,8 @@ struct launch {
     struct image_pull *pull; /* the image is awaited */
     int sync_fd;             /* -1: not spawned yet */
     int plan_fd;             /* -1, or the plan while PCI devices are taken for it */
+    pid_t shim; /* by the kernel, when it says that it is ready; 0: not yet */
+    struct limits limits;
     ev_io io;
     ev_timer deadline;
     char text[ERR_TEXT_MAX]; /* what the shim says instead of ready */
@@ -43,6 +47,7 @@ static void launch_free(struct launch *l)
     fd_close(l->plan_fd);
     gpu_move_abandon(l->vm);
     image_pull_free(l->pull);
+    vm_scope_cancel(l->vm);
     l->vm->launch = NULL;
     free(l);
 }
@@ -93,14 +98,14 @@ static void hang_up(struct launch *l, const char *text)
         link_look(vm);
 }
 
-static void say_go(struct launch *l)
+static void say_go(struct vm *vm)
 {
     static const char go = LAUNCH_GO;
-    struct vm *vm = l->vm;
+    struct launch *l = vm->launch;
     ssize_t n;
 
-    FAILPOINT("manager.after-ready");
-    /* Here the shim would be moved to a scope of its own, before anything runs in it. */
+    if (!l) /* called off meanwhile */
+        return;
     FAILPOINT("manager.before-go");
     n = send(l->sync_fd, &go, 1, MSG_NOSIGNAL);
     if (n != 1) {
@@ -111,6 +116,42 @@ static void say_go(struct launch *l)
     vm->adoptions = 0;
     log_vm_debug(vm->name, "shim is ready, told to go");
     link_open(vm);
+}
+
+/* Into its scope, before anything runs in it. A shim for a QEMU that is in none yet waits for that: both are moved when it is found. */
+static void on_ready(struct launch *l)
+{
+    struct vm *vm = l->vm;
+    struct ev_loop *ev = loop_ev(vm->manager->loop);
+
+    FAILPOINT("manager.after-ready");
+    ev_timer_stop(ev, &l->deadline); /* a scope has one of its own */
+    if (l->adopt && !scope_holds(vm->manager->scopes, vm->name, vm->qemu_pid))
+        say_go(vm);
+    else
+        vm_scope_launch(vm, l->shim, &l->limits, say_go);
+}
+
+/* read(2), and who wrote it: SO_PASSCRED, unix(7). */
+static ssize_t receive(struct launch *l, char *buf, size_t len)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(struct ucred))];
+    } control;
+    struct iovec iov = { .iov_base = buf, .iov_len = len };
+    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+    ssize_t n = recvmsg(l->sync_fd, &msg, MSG_CMSG_CLOEXEC);
+
+    for (struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL; c; c = CMSG_NXTHDR(&msg, c)) {
+        struct ucred cred;
+
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_CREDENTIALS)
+            continue;
+        memcpy(&cred, CMSG_DATA(c), sizeof(cred));
+        l->shim = cred.pid;
+    }
+    return n;
 }
 
 static void ended_early(struct launch *l)
@@ -128,7 +169,7 @@ static void ended_early(struct launch *l)
 static void on_sync(struct ev_loop *ev, ev_io *io, int events)
 {
     struct launch *l = container_of(io, struct launch, io);
-    ssize_t n = read(l->sync_fd, l->text + l->len, sizeof(l->text) - 1 - l->len);
+    ssize_t n = receive(l, l->text + l->len, sizeof(l->text) - 1 - l->len);
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
@@ -139,7 +180,7 @@ static void on_sync(struct ev_loop *ev, ev_io *io, int events)
     }
     l->len += (size_t)n;
     if (l->text[0] == LAUNCH_READY && l->len == 1)
-        say_go(l);
+        on_ready(l);
 }
 
 static void on_deadline(struct ev_loop *ev, ev_timer *timer, int events)
@@ -151,7 +192,7 @@ static int spawn(struct launch *l, int plan_fd)
 {
     struct ev_loop *ev = loop_ev(l->vm->manager->loop);
     auto_fd int theirs = -1, log_folder = dir_open(l->vm->manager->log_fd, l->vm->name);
-    int pair[2], r;
+    int pair[2], r, on = 1;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
@@ -160,6 +201,8 @@ static int spawn(struct launch *l, int plan_fd)
     r = fd_set_nonblock(l->sync_fd, true);
     if (r < 0)
         return r;
+    if (setsockopt(l->sync_fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0)
+        return -errno;
     FAILPOINT("manager.before-spawn");
     r = shim_spawn(l->vm->manager, &(struct shim_spawn){
                                        .name = l->vm->name,
@@ -328,6 +371,7 @@ static void on_plan(struct plan_request *p)
     memcpy(vm->next_digest, p->digest, sizeof(vm->next_digest));
     if (!p->restore.vm)
         plan_image_note(p);
+    l->limits = p->scope_limits;
     if (!p->gpus.devices && !gpus_has(vm->manager->gpus, vm->name))
         spawn_or_fail(l, p->plan_fd);
     else if (take_gpus(l, p) < 0)

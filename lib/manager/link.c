@@ -15,6 +15,7 @@
 #include "lib/manager/records.h"
 #include "lib/manager/spec_edit.h"
 #include "lib/manager/state.h"
+#include "lib/manager/vm_scope.h"
 #include "lib/manager/wish.h"
 #include "lib/varlink/peer.h"
 
@@ -192,6 +193,7 @@ static void first_status(struct vm *vm, const json_t *status)
     wish_adopt(vm, json_u64(status, "incarnation"));
     link_take_status(vm, status);
     live_check(vm);
+    vm_scope_check(vm);
     adopt_settled(vm);
     /* Its spec may have been edited since it was launched, with nobody there to see it. */
     vm->edit_due = true;

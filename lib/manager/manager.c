@@ -27,12 +27,14 @@
 #include "lib/manager/qemu_user.h"
 #include "lib/manager/registry.h"
 #include "lib/manager/rollout.h"
+#include "lib/manager/scope.h"
 #include "lib/manager/serve.h"
 #include "lib/manager/snapshot_task.h"
 #include "lib/manager/snapshots.h"
 #include "lib/manager/spec_edit.h"
 #include "lib/manager/spec_gone.h"
 #include "lib/manager/state.h"
+#include "lib/manager/vm_scope.h"
 #include "lib/manager/warm.h"
 #include "lib/manager/watch.h"
 #include "proto/interfaces.h"
@@ -170,6 +172,8 @@ static int make_parts(struct manager *m, struct err *err)
         r = allocations_new(m->state_fd, &m->allocations, &aside, err);
     if (r >= 0)
         r = gpus_new(m->state_fd, m->sysfs_root, &m->gpus, &gpus_aside, err);
+    if (r >= 0)
+        r = scopes_new(m->loop, &(struct scopes_config){ .run_dir = m->dirs.run }, &m->scopes);
     if (r >= 0)
         r = worker_new(m->loop, READER_THREADS, &m->reader);
     if (r >= 0)
@@ -430,8 +434,10 @@ void manager_free(struct manager *m)
         return;
     m->stopping = true;
     if (m->vms) {
-        map_foreach (m->vms, e)
+        map_foreach (m->vms, e) {
             launch_cancel(map_value(e));
+            vm_scope_cancel(map_value(e));
+        }
     }
     shim_calls_clear(m);
     long_jobs_cancel(m);
@@ -453,6 +459,7 @@ void manager_free(struct manager *m)
         ev_timer_stop(ev, &m->watchdog);
         spec_gone_end(m);
     }
+    scopes_free(m->scopes);
     loop_free(m->loop);
     varlink_interface_free(m->manager_interface);
     varlink_interface_free(m->shim_interface);
@@ -483,5 +490,6 @@ void manager_free(struct manager *m)
     free(m->specs_dir);
     free(m->shim_path);
     free(m->sysfs_root);
+    free(m->scope_problem);
     free(m);
 }

@@ -309,6 +309,7 @@ static int make_plan(struct plan_request *p, struct spec *spec, const struct pla
         plan.restore.prefetch = false;
     }
     qemu_capabilities_clear(&capabilities);
+    p->scope_limits = plan.limits;
     if (r >= 0)
         r = plan_digest(&plan, p->digest);
     if (r >= 0)

@@ -9,6 +9,7 @@
 #include "lib/manager/host_limits.h"
 #include "lib/manager/vm.h"
 #include "lib/spec/claims.h"
+#include "proto/limits.h"
 
 enum plan_use {
     PLAN_LAUNCH = 1 << 0, /* also make the VM's folders, a memfd of the plan, and a record of the spec (launch_record.h) */
@@ -60,6 +61,7 @@ struct plan_request {
     json_t *problems;            /* array of Problem, or NULL */
     struct spec_digests digests; /* of the files that disks are made of */
     char digest[17];
+    struct limits scope_limits; /* of the plan */
     int plan_fd;
     struct gpu_wish gpus; /* of a PLAN_LAUNCH: what must be bound before QEMU starts */
     char *image_name,

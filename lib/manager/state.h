@@ -41,6 +41,7 @@ struct allocations;
 struct gpu_move;
 struct image_updates;
 struct gpus;
+struct scopes;
 struct shim_call;
 struct long_job;
 struct warm;
@@ -77,6 +78,8 @@ struct manager {
     struct gpus *gpus;
     struct gpu_move *gpu_moves;
     struct image_updates *image_updates;
+    struct scopes *scopes;
+    char *scope_problem; /* that was told last */
     struct shim_call *calls;
     struct subscriber *subscribers;
     struct long_job *long_jobs; /* that may be called off */

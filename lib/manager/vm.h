@@ -17,6 +17,7 @@
 struct manager;
 struct gpu_move;
 struct launch;
+struct vm_scope;
 struct varlink_peer;
 struct waiter;
 
@@ -110,6 +111,8 @@ struct vm {
     uint64_t stop_sent;       /* incarnation a stop was sent to */
     struct launch *launch;
     struct gpu_move *gpu_move; /* its PCI devices are on their way to or from it */
+    struct vm_scope *scope; /* on the way into its scope */
+    pid_t scope_checked;    /* the shim of which that was seen to */
     struct waiter *waiters;
     struct deferred settle;
 };

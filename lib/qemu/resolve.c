@@ -290,6 +290,7 @@ static int resolve_policies(const struct spec *spec, struct plan *plan)
     plan->restart.reset_after_ms = spec->restart.reset_after_ms;
     plan->logs.max_size = spec->logs.max_size;
     plan->logs.keep = spec->logs.keep;
+    plan->limits = spec->limits;
     int r = resolve_health(spec, plan);
     return r < 0 ? r : resolve_stop(spec, plan);
 }

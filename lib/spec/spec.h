@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "lib/base/record.h"
+#include "proto/limits.h"
 #include "proto/states.h"
 
 struct spec_disk {
@@ -100,6 +101,7 @@ struct spec {
     struct {
         uint64_t max_size, keep; /* 16M 3 */
     } logs;
+    struct limits limits;
     struct {
         char *path; /* NULL: qemu-system-ARCH of this host in PATH */
         char *user; /* name or number; NULL: the host's default */

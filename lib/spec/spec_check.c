@@ -257,6 +257,28 @@ static void check_qemu(const struct spec *spec, struct problems *p)
     }
 }
 
+/* Below the guest's own memory it would be killed for using what it was given. */
+static void check_limits(const struct spec *spec, struct problems *p)
+{
+    const struct {
+        const char *place;
+        uint64_t bytes;
+    } sizes[] = {
+        { "/limits/memory_high", spec->limits.memory_high },
+        { "/limits/memory_max", spec->limits.memory_max },
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        char limit[SIZE_TEXT_MAX], memory[SIZE_TEXT_MAX];
+
+        if (sizes[i].bytes != 0 && sizes[i].bytes < spec->memory)
+            problem_add(p, "%s: %s is less than the guest's memory (%s); QEMU itself needs some 100M more", sizes[i].place,
+                        format_size(sizes[i].bytes, limit), format_size(spec->memory, memory));
+    }
+    if (spec->limits.memory_high != 0 && spec->limits.memory_max != 0 && spec->limits.memory_high > spec->limits.memory_max)
+        problem_add(p, "/limits/memory_high: is more than memory_max, so it would never be felt");
+}
+
 int spec_check(struct spec *spec, struct problems *p)
 {
     check_machine(spec, p);
@@ -278,6 +300,7 @@ int spec_check(struct spec *spec, struct problems *p)
         return r;
     check_duration(p, "/stop/timeout", spec->stop.timeout_ms, 0);
     check_size(p, "/logs/max_size", spec->logs.max_size, LOG_SIZE_MIN, LOG_SIZE_MAX);
+    check_limits(spec, p);
     check_qemu(spec, p);
     return 0;
 }

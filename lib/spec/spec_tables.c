@@ -229,6 +229,7 @@ static const struct field spec_fields[] = {
     { .key = "agent", .kind = FIELD_BOOL, FIELD_AT(struct spec, agent) },
     { .key = "stop", .kind = FIELD_OBJECT, FIELD_AT(struct spec, stop), .type = &stop_type },
     { .key = "logs", .kind = FIELD_OBJECT, FIELD_AT(struct spec, logs), .type = &logs_type },
+    { .key = "limits", .kind = FIELD_OBJECT, .flags = FIELD_OMIT_EMPTY, FIELD_AT(struct spec, limits), .type = &limits_type },
     { .key = "qemu", .kind = FIELD_OBJECT, FIELD_AT(struct spec, qemu), .type = &qemu_type },
 };
 const struct record_type spec_type = { "spec", sizeof(struct spec), spec_init, spec_fields, ARRAY_LEN(spec_fields) };

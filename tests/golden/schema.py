@@ -20,9 +20,10 @@ VMCTL = os.path.join(os.environ.get("HOLDFAST_BIN", os.path.join(HERE, "../../bu
 BEYOND = re.compile(r"""expected\ a\ size\ from|expected\ whole\ mebibytes|which\ is\ too\ large|expected\ a\ duration\ from
     |is\ shorter\ than\ "delay"|is\ taken\ by|is\ also\ (used\ by|the\ (name|path|address)\ of)|is\ not\ possible\ here
     |is\ already\ the\ name\ of\ the\ VM\ in|expected\ an\ IPv4\ or\ IPv6\ address|regular\ expression|path\ is\ longer
-    |expected\ "ADDRESS:PORT"|expected\ a\ unicast\ address|forwards,\ at\ most|only\ of\ a\ qcow2\ image|is\ the\ same\ device\ as""", re.X)
+    |expected\ "ADDRESS:PORT"|expected\ a\ unicast\ address|forwards,\ at\ most|only\ of\ a\ qcow2\ image|is\ the\ same\ device\ as
+    |is\ the\ label\ of|is\ a\ file\ too|disks\ and\ those\ of|less\ than\ the\ guest's\ memory|is\ more\ than\ memory_max""", re.X)
 # What only this host says, after everything else was found good; and what the names of the files made here lead to.
-HOST = re.compile(r"can't be (found|read|written|executed)|is a folder|there is no (network|PCI) device|this host offers no|is already the name of the VM in")
+HOST = re.compile(r"can't be (found|read|written|executed)|can't read|is (a|not a) (folder|file)|there is no (network|PCI) device|this host offers no|is already the name of the VM in")
 
 VALUES = [None, True, 0, 1, -1, 2.5, 70000, 5000000000, "", "x", "a/b", "/x", "1G", "5s", "5s1h", "0", "auto", "tap", "raw", "127.0.0.1:80", [],
           [1], ["/x"], {}, {"x": 1}]
