@@ -40,6 +40,7 @@ enum {
 #define FILE_MANAGER_LOCK "manager.lock"
 #define FILE_MANAGER_SOCKET "manager.sock"
 #define FILE_IMAGES_SOCKET "images.sock"
+#define FILE_DRAINING "draining"
 #define FOLDER_VMS "vms"
 
 /* A VM's cgroup is a folder of this name with the VM's behind it, somewhere below the mount of cgroup v2. */

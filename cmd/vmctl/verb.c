@@ -24,6 +24,7 @@ const struct verb *const verb_table[] = {
     &verb_pause,
     &verb_resume,
     &verb_reset,
+    &verb_drain,
     &verb_wait,
     &verb_qmp,
     &verb_snapshot_create,

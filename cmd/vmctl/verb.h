@@ -33,7 +33,7 @@ struct invocation {
     bool json, quiet, no_color, help, version;
 
     /* of some verbs */
-    bool all, force, purge, no_wait, follow, qemu, shim, console, exit_on_eof, more, standing, dry_run, restart;
+    bool all, force, purge, no_wait, follow, qemu, shim, console, exit_on_eof, more, standing, dry_run, restart, off;
     bool image_verify, image_cancel;
     const char *signal, *condition, *escape, *boot, *mode, *pattern;
     int64_t timeout_ms, since, lines, backlog, count;

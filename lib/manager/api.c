@@ -38,6 +38,7 @@ static const struct varlink_method methods[] = {
     { .name = "SnapshotWarm", .run = api_snapshot_warm },
     { .name = "Restore", .run = api_restore },
     { .name = "Clone", .run = api_clone },
+    { .name = "Drain", .run = api_drain },
 };
 
 int api_start(struct manager *m, struct err *err)

@@ -27,6 +27,7 @@ void api_fail_memory(struct varlink_call *call);
 void api_bad_spec_consume(struct varlink_call *call, json_t *problems);
 #define API_UNRESPONSIVE \
     "the shim of %s (process %d) doesn't answer; the VM was left alone, and the wish is carried out when it answers" /* name, pid */
+#define API_DRAINING "the host is being drained: no VM is started until it has rebooted, or \"vmctl drain --off\""
 void api_unresponsive(struct varlink_call *call, const struct vm *vm);
 
 /* A call that is answered later: becomes NULL when the client goes away first. */
@@ -48,6 +49,7 @@ api_handler api_snapshot_list, api_snapshot_show;                 /* api_snapsho
 api_handler api_snapshot_delete, api_snapshot_verify;             /* api_snapshot.c */
 api_handler api_snapshot_warm;                                    /* warm.c */
 api_handler api_restore, api_clone;                               /* api_restore.c */
+api_handler api_drain;                                            /* drain.c */
 
 /* Wishes that a next life of the VM begins, from a snapshot or (NULL) by booting; *ret_from: its number. Sets restore->from. The number
  * of the write; vm_changed() is the caller's to call. */

@@ -21,6 +21,8 @@ static bool may_start(struct vm *vm, struct varlink_call *call)
         api_refuse(call, vm->name, "%s is orphaned: %s", vm->name, vm->reason ? vm->reason : "no shim supervises it");
     else if (specs_is_twice(vm))
         api_refuse(call, vm->name, "%s", vm->spec_error ? vm->spec_error : "its spec is in two files");
+    else if (vm->manager->draining)
+        api_refuse(call, vm->name, API_DRAINING);
     else
         return true;
     return false;

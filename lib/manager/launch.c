@@ -347,7 +347,7 @@ static void on_plan(struct plan_request *p)
     struct vm *vm = p->vm;
     struct launch *l = vm->launch;
 
-    if (!l || vm->manager->stopping || vm->gone_from_registry || vm->wanted.wish != WANTED_RUNNING) {
+    if (!l || vm->manager->stopping || vm->manager->draining || vm->gone_from_registry || vm->wanted.wish != WANTED_RUNNING) {
         if (l)
             called_off(vm);
         plan_request_free(p);

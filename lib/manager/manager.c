@@ -15,6 +15,7 @@
 #include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
 #include "lib/manager/call.h"
+#include "lib/manager/drain.h"
 #include "lib/manager/follow.h"
 #include "lib/manager/forget.h"
 #include "lib/manager/gpu_move.h"
@@ -387,6 +388,7 @@ int manager_run(struct manager *m)
     struct err err = ERR_INIT;
     int r;
 
+    drain_resume(m);
     r = adopt_begin(m, &err);
     if (r < 0) {
         log_error("%s", err.text);
@@ -443,6 +445,7 @@ void manager_free(struct manager *m)
     long_jobs_cancel(m);
     stop_workers(m);
     warm_clear(m);
+    drain_clear(m);
     follow_clear(m);
     watch_free(m->watch);
     if (m->vms)

@@ -30,7 +30,7 @@ static enum action decide_gone(const struct facts *f)
 {
     if (f->wish == WANTED_STOPPED)
         return f->deleting && f->saved ? ACTION_FORGET : ACTION_NONE;
-    if (f->unclear || !f->has_spec || f->gave_up)
+    if (f->unclear || !f->has_spec || f->gave_up || f->draining)
         return ACTION_NONE;
     /* A start needn't wait for the disk. A restore does: what the disk says in its place may be a boot. */
     if (f->incarnation < f->from)
@@ -63,6 +63,7 @@ static struct facts facts_of(const struct vm *vm)
 {
     return (struct facts){
         .presence = vm->presence,
+        .draining = vm->manager->draining > 0,
         .launching = vm->launch || vm->gpu_move,
         .adopt_later = vm->timer_use == TIMER_LOOK,
         .wish = vm->wanted.wish,

@@ -22,6 +22,7 @@ struct facts {
     bool has_spec;
     bool unclear;
     bool gave_up;
+    bool draining; /* nothing is started */
     uint64_t incarnation;
     bool answered; /* state is what the shim says now */
     int state;     /* enum vm_state, when answered */

@@ -42,6 +42,7 @@ struct gpu_move;
 struct image_updates;
 struct gpus;
 struct scopes;
+struct drain_call;
 struct shim_call;
 struct long_job;
 struct warm;
@@ -84,6 +85,8 @@ struct manager {
     struct subscriber *subscribers;
     struct long_job *long_jobs; /* that may be called off */
     struct warm *warms;
+    unsigned draining; /* 0: no; else how many VMs at a time are shut down (drain.h) */
+    struct drain_call *drain_calls;
     size_t events_pending; /* appends handed to the writer and not done */
 
     struct watch *watch;

@@ -5,6 +5,7 @@
 
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
+#include "lib/manager/drain.h"
 #include "lib/manager/link.h"
 #include "lib/manager/reconcile.h"
 #include "lib/manager/rollout.h"
@@ -216,7 +217,14 @@ void vm_timer_stop(struct vm *vm)
     vm->timer_use = TIMER_NONE;
 }
 
-static void settle(void *arg) { reconcile_vm(arg); }
+static void settle(void *arg)
+{
+    struct vm *vm = arg;
+    struct manager *m = vm->manager;
+
+    reconcile_vm(vm);
+    drain_step(m);
+}
 
 void vm_changed(struct vm *vm)
 {

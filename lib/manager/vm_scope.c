@@ -9,7 +9,7 @@
 #include "lib/manager/records.h"
 #include "lib/manager/scope.h"
 #include "lib/manager/state.h"
-#include "lib/manager/worker.h"
+#include "lib/loop/worker.h"
 #include "proto/launch.h"
 #include "proto/plan.h"
 

@@ -141,6 +141,8 @@ static void judge_start(struct waiter *w, struct verdict *v)
         conclude(v, true, "refused", "%s was stopped meanwhile", vm->name);
     else if (vm->launch)
         v->kind = WAIT_ON;
+    else if (vm->manager->draining && vm->presence == PRESENCE_GONE)
+        conclude(v, true, "refused", API_DRAINING);
     else if (vm->launch_failures != w->launch_failures)
         conclude(v, vm->refused, vm->refused ? "refused" : "launch", "%s can't be %s: %s", vm->name,
                  w->what.restored ? "restored" : "started", vm->reason ? vm->reason : "unknown");
