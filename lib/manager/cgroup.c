@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/file.h"
 #include "lib/base/parse.h"
@@ -91,10 +92,12 @@ size_t cgroup_vm_pids(const char *folder, pid_t *pids, size_t max)
 char *cgroup_controllers(pid_t pid)
 {
     auto_free char *text = read_cgroup(pid), *path = NULL;
+    char *line = text && !has_prefix(text, "0::/") ? strstr(text, "\n0::/") : text;
 
-    /* v2 alone: nothing else in the text. */
-    if (!text || !has_prefix(text, "0::/") || strchr(text, '\n') != text + strlen(text) - 1)
+    /* Of a host with both, v2 is mounted elsewhere and has none. */
+    if (!line || access(CGROUP_MOUNT "/cgroup.controllers", F_OK) < 0)
         return NULL;
-    text[strlen(text) - 1] = '\0';
-    return str_format(&path, CGROUP_MOUNT "%s/cgroup.controllers", text + strlen("0::")) < 0 ? NULL : read_text(path);
+    line = strchr(line, '/');
+    line[strcspn(line, "\n")] = '\0';
+    return str_format(&path, CGROUP_MOUNT "%s/cgroup.controllers", line) < 0 ? NULL : read_text(path);
 }

@@ -13,5 +13,5 @@ bool cgroup_pid_is_in_unit(pid_t pid, const char *unit);
 /* All processes in the VM's own cgroup `folder`, as its status names it. Anything else than a VM's cgroup has none. How many, at most `max`. */
 size_t cgroup_vm_pids(const char *folder, pid_t *pids, size_t max);
 
-/* The controllers the process's cgroup has, "cpu io memory pids\n", malloc'ed; NULL where that can't be told: cgroup v1, or both. */
+/* The controllers the process's cgroup has, "cpu io memory pids\n", malloc'ed; NULL where that can't be told: it has them in v1. */
 char *cgroup_controllers(pid_t pid);

@@ -305,7 +305,10 @@ static int on_ready(struct bus *b)
 {
     struct scopes *s = container_of(b, struct scopes, bus);
 
-    return sd_bus_match_signal_async(b->bus, NULL, SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "JobRemoved", on_job_removed, NULL, s);
+    /* Without a bus in between nobody says who a signal is from. */
+    const char *sender = sd_bus_is_bus_client(b->bus) > 0 ? SYSTEMD : NULL;
+
+    return sd_bus_match_signal_async(b->bus, NULL, sender, SYSTEMD_PATH, SYSTEMD_MANAGER, "JobRemoved", on_job_removed, NULL, s);
 }
 
 static void on_lost(struct bus *b, int error)
