@@ -20,10 +20,10 @@ class DiskTest(HostTest):
         return self.host.guest_spec(name, disks=list(disks), stop={"timeout": "0"}, **more)
 
     def sh(self, name, command):
-        """What the command says in the guest, on one line."""
+        """What the command says in the guest, on one line. With an end of its own, since half a line may be read."""
         since = self.host.mark(name)
-        self.host.say(name, f"sh echo \"said $({command}).\"")
-        return self.host.wait_said(name, r"said (.*)\.", since).group(1).strip()
+        self.host.say(name, f"sh echo \"said $({command}) .\"")
+        return self.host.wait_said(name, r"said (.*?) \.", since).group(1).strip()
 
     def started(self, name):
         """Waits for the guest of this boot, whose console log is its own."""

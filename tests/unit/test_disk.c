@@ -166,9 +166,9 @@ START_TEST(disks_on_the_host_are_looked_at)
                                  { .name = (char[]){ "web" }, .format = (char[]){ "raw" }, .size = 2 << 20, .persistent = true },
                                  { .name = (char[]){ "none" }, .size = 2 << 20, .persistent = true } };
     struct spec spec = { .disks = disks, .n_disks = ARRAY_LEN(disks) };
-    auto_fd int fd = make(3 << 20);
     int n = 0;
 
+    fd_close(make(3 << 20));
     ck_assert_int_eq(own_disks_check(&spec, fixture.path, count, &n), 1);
     ck_assert_int_eq(n, 1);
     disks[1].persistent = false; /* it is made anew anyway */
