@@ -27,8 +27,9 @@ static enum outcome run(const struct invocation *in)
         outcome = OUTCOME_FAILED;
     }
     if (outcome == OUTCOME_DONE)
-        say(in, in->off ? "the drain is called off: VMs that are wanted start again" : "drained: no VM runs, and none starts until the host has "
-                                                                                       "rebooted (or: vmctl drain --off)");
+        say(in, in->off ? "the drain is called off: VMs that are wanted start again"
+                        : "drained: no VM runs, and none starts until the host has "
+                          "rebooted (or: vmctl drain --off)");
     return outcome;
 }
 
@@ -43,8 +44,9 @@ const struct verb verb_drain = {
     .args = "",
     .group = "act",
     .summary = "shut all guests down before the host goes down",
-    .details = "Newest first, each as with stop. What is wanted stays: the VMs start again with the host's next boot, and none before that. It is\n"
-               "what holdfast-drain.service does when the host shuts down. The manager does the work, also when vmctl goes away.",
+    .details =
+        "Newest first, each as with stop. What is wanted stays: the VMs start again with the host's next boot, and none before that. It is\n"
+        "what holdfast-drain.service does when the host shuts down. The manager does the work, also when vmctl goes away.",
     .example = "vmctl drain\nvmctl drain --off",
     .flags = flags,
     .takes = TAKES_NOTHING,

@@ -61,8 +61,9 @@ static void marker_written(struct job *job)
     struct marker_job *j = container_of(job, struct marker_job, job);
 
     if (j->r < 0)
-        log_error("%s/%s can't be %s: %s: the next manager will %s", j->manager->dirs.run, FILE_DRAINING, j->parallel ? "written" : "removed",
-                  strerror(-j->r), j->parallel ? "start the VMs again" : "take the host for one that is drained");
+        log_error("%s/%s can't be %s: %s: the next manager will %s", j->manager->dirs.run, FILE_DRAINING,
+                  j->parallel ? "written" : "removed", strerror(-j->r),
+                  j->parallel ? "start the VMs again" : "take the host for one that is drained");
     free(j);
 }
 
@@ -177,7 +178,8 @@ static json_t *list_left(const struct manager *m)
         const char *why = is_there(vm) ? obstacle(vm) : NULL;
 
         if (is_there(vm))
-            json_array_append_new(left, json_pack("{s:s, s:o}", "name", vm->name, "reason", json_text(why ? why : "the drain was called off")));
+            json_array_append_new(left,
+                                  json_pack("{s:s, s:o}", "name", vm->name, "reason", json_text(why ? why : "the drain was called off")));
     }
     return left;
 }

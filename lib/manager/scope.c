@@ -199,10 +199,7 @@ static int on_started(sd_bus_message *reply, void *userdata, sd_bus_error *ret_e
     return 0;
 }
 
-static int append_u64(sd_bus_message *m, const char *name, uint64_t value)
-{
-    return sd_bus_message_append(m, "(sv)", name, "t", value);
-}
+static int append_u64(sd_bus_message *m, const char *name, uint64_t value) { return sd_bus_message_append(m, "(sv)", name, "t", value); }
 
 static int append_limits(const struct limits *l, sd_bus_message *m)
 {
@@ -344,8 +341,7 @@ int scopes_new(struct loop *l, const struct scopes_config *config, struct scopes
     s->possible = config->address || sd_booted() > 0;
     s->is_in = config->is_in ? config->is_in : is_in;
     if (!is_usual_place(config->run_dir, s->system))
-        (void)snprintf(s->suffix, sizeof(s->suffix), ":%08x",
-                       (unsigned)hash_bytes(HASH_BEGIN, config->run_dir, strlen(config->run_dir)));
+        (void)snprintf(s->suffix, sizeof(s->suffix), ":%08x", (unsigned)hash_bytes(HASH_BEGIN, config->run_dir, strlen(config->run_dir)));
     bus_init(&s->bus, l);
     s->bus.address = config->address;
     s->bus.ready = on_ready;

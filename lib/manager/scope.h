@@ -52,4 +52,3 @@ struct scope_request {
 int scope_move(struct scopes *s, const struct scope_request *what, struct scope_move **ret_move, struct err *err);
 /* `done` won't be called. What was asked of systemd may still happen. NULL is fine. */
 void scope_move_cancel(struct scope_move *move);
-

@@ -90,7 +90,7 @@ static void on_moved(void *arg, const struct err *err)
 {
     struct vm_scope *s = arg;
     struct vm *vm = vm_ref(s->vm);
-    void (*done)(struct vm *vm) = s->done;
+    void (*done)(struct vm * vm) = s->done;
     auto_free char *unit = scope_unit(vm->manager->scopes, vm->name);
 
     s->move = NULL; /* over */

@@ -166,7 +166,7 @@ class Container:
 
     def run(self, *argv, check=True, timeout=120):
         """A command in all of the container's namespaces, from its own init's cgroup."""
-        done = subprocess.run(["nsenter", "--target", str(self.init), "--all", "--", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *argv],
+        done = subprocess.run(["nsenter", "--target", str(self.init), "--all", "--", "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *argv],
                               stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(argv)}: exit status {done.returncode}: {done.stdout}{done.stderr}")
@@ -181,8 +181,10 @@ class Container:
         return {vm["name"]: vm for vm in json.loads(done.stdout)} if done.returncode == 0 else {}
 
     def read(self, path):
-        with open(os.path.join("/proc", str(self.init), "root", path.lstrip("/")), encoding="utf-8", errors="replace") as f:
+        """A file of the container, "" while there is none."""
+        with contextlib.suppress(FileNotFoundError), open(os.path.join("/proc", str(self.init), "root", path.lstrip("/")), encoding="utf-8", errors="replace") as f:
             return f.read()
+        return ""
 
     def main_pid(self, unit="holdfastd.service"):
         return int(self.run("systemctl", "show", "--value", "--property=MainPID", unit).stdout.strip() or 0)

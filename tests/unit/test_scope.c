@@ -250,10 +250,10 @@ static struct scope_move *begin(struct told *told)
     const struct limits limits = { .cpu_quota = 150, .cpu_weight = 50, .memory_max = UINT64_C(3) << 30 };
     struct scope_move *move = NULL;
     struct err err = ERR_INIT;
-    int r = scope_move(f.scopes,
-                       &(struct scope_request){
-                           .vm = "web", .pids = pids, .n_pids = ARRAY_LEN(pids), .limits = &limits, .done = on_done, .arg = told },
-                       &move, &err);
+    int r = scope_move(
+        f.scopes,
+        &(struct scope_request){ .vm = "web", .pids = pids, .n_pids = ARRAY_LEN(pids), .limits = &limits, .done = on_done, .arg = told },
+        &move, &err);
 
     ck_assert_msg(r >= 0, "%s", err.text);
     ck_assert(!told->done);
