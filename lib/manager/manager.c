@@ -112,7 +112,7 @@ static int find_group(struct manager *m, const char *wanted, struct err *err)
 
     m->group = (gid_t)-1;
     errno = 0;
-    g = getgrnam(name);
+    g = getgrnam(name); /* cppcheck-suppress getgrnamCalled ; before there are threads */
     if (g)
         m->group = g->gr_gid;
     else if (wanted || m->config.group)

@@ -16,8 +16,9 @@ SOURCE = os.path.dirname(os.path.dirname(HERE))
 ROOT = os.path.join(SOURCE, "build", "systemd-root")
 MIRROR = "http://deb.debian.org/debian"
 BASE = "systemd,systemd-sysv,dbus,libpam-systemd"
-# What the programs are linked against, what they start, and needrestart.
-PACKAGES = ("qemu-system-x86", "qemu-utils", "libev4", "libjansson4", "libsmartcols1", "libcap2", "needrestart", "dbus-user-session")
+# What the programs are linked against (the last two: built with sanitizers), what they start, and needrestart.
+PACKAGES = ("qemu-system-x86", "qemu-utils", "libev4", "libjansson4", "libsmartcols1", "libcap2", "needrestart", "dbus-user-session",
+            "libasan8", "libubsan1")
 EXIT_REBOOT = 133  # systemd-nspawn with --keep-unit, when the container wants to be started again
 
 

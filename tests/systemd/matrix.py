@@ -358,6 +358,33 @@ def run_without_scopes(host, table):
     table.cell("then it can: moved while it runs, restart with control-group", column, move)
 
 
+LIMITS = {"cpu_quota": "150%", "cpu_weight": 50, "memory_high": "300M", "memory_max": "400M", "io_weight": 200}
+PROPERTIES = {"CPUQuotaPerSecUSec": "1.500000s", "CPUWeight": "50", "MemoryHigh": str(300 << 20), "MemoryMax": str(400 << 20), "IOWeight": "200",
+              "Slice": "holdfast.slice", "Delegate": "yes", "TasksMax": "infinity"}
+
+
+def run_limits(host, table):
+    """The spec's limits are the scope's; where the kernel has no controller for one, the log says that it isn't in force. The scope goes with the
+    VM."""
+    def cell():
+        host.apply(host.spec("limited", limits=LIMITS))
+        host.wait_guests("limited")
+        shown = host.run("systemctl", "show", "holdfast-vm-limited.scope", f"--property={','.join(PROPERTIES)}").stdout
+        got = dict(line.split("=", 1) for line in shown.splitlines())
+        if got != PROPERTIES:
+            raise Lost(f"{got}, expected {PROPERTIES}")
+        there = host.run("cat", "/sys/fs/cgroup/holdfast.slice/holdfast-vm-limited.scope/cgroup.controllers").stdout.split()
+        for controller in ("cpu", "memory", "io"):
+            told = f"limits on {controller} are not in force" in host.log_of()
+            if told != (controller not in there):
+                raise Lost(f"controllers {there}, log: {host.log_of()[-1000:]}")
+        host.vmctl("delete", "limited", "--force")
+        wait_for(lambda: host.run("systemctl", "is-active", "holdfast-vm-limited.scope", check=False).stdout.strip() == "inactive", "no scope", 10)
+        return "as in the spec"
+
+    table.cell("limits of the scope", "KillMode=control-group", cell)
+
+
 def run_replacement(host, table, names):
     """A shim that dies under the worst KillMode=: its replacement is moved next to the QEMU."""
     def cell():
@@ -595,6 +622,7 @@ def run_all(build, guest, short):
         host.apply(*(host.spec(name) for name in names))
         host.wait_guests(*names)
         run_matrix(host, table, modes, actions, names)
+        run_limits(host, table)
         run_replacement(host, table, names)
         run_without_scopes(host, table)
         if not short:

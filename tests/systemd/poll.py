@@ -1,5 +1,7 @@
 """poll.py SOCKET: says "answered" once whoever serves it has answered, asks on without a pause until its stdin ends, then prints how
-often it was answered and the longest time, in seconds, between two answers. In the container's pid namespace, since a daemon trusts nobody whose pid it can't see."""
+often it was answered and the longest time, in seconds, between two answers.
+
+To be run in the container's pid namespace: a daemon trusts nobody whose pid it can't see."""
 import contextlib
 import select
 import socket
