@@ -78,6 +78,7 @@ void vm_unref(struct vm *vm)
     free(vm->reason);
     free(vm->image);
     free(vm->launch_error);
+    free(vm->scope_error);
     free(vm->name);
     free(vm);
 }
@@ -182,7 +183,12 @@ static json_t *reason_of(const struct vm *vm)
     auto_free char *gone = spec_gone_reason(vm), *restart = rollout_reason(vm);
     const char *lost = !vm->has_spec || vm->gone != GONE_NO ? NULL : vm->manager->specs_lost;
 
-    return json_text(gone ? gone : restart ? restart : vm->reason ? vm->reason : vm->spec_error ? vm->spec_error : lost);
+    return json_text(gone             ? gone
+                     : restart        ? restart
+                     : vm->reason     ? vm->reason
+                     : vm->spec_error ? vm->spec_error
+                     : lost           ? lost
+                                      : vm->scope_error);
 }
 
 json_t *vm_to_wire(const struct vm *vm)

@@ -44,7 +44,11 @@ static void say_loudly(struct vm *vm, const struct err *err)
     /* Without the unit's name, which is another for each VM. */
     const char *unit_end = has_prefix(err->text, "holdfast-vm-") ? strstr(err->text, ".scope: ") : NULL;
     const char *why = unit_end ? unit_end + strlen(".scope: ") : err->text;
+    char *text = NULL;
 
+    (void)str_format(&text, "it has no scope of its own: %s", why);
+    free(vm->scope_error);
+    vm->scope_error = steal_ptr(&text);
     log_vm_warning(vm->name, "has no scope of its own: %s", why);
     if (streq_opt(m->scope_problem, why))
         return;
@@ -98,6 +102,7 @@ static void on_moved(void *arg, const struct err *err)
         say_loudly(vm, err);
     } else {
         free(steal_ptr(&vm->manager->scope_problem));
+        free(steal_ptr(&vm->scope_error));
         check_limits(vm, &s->limits, s->shim);
         log_vm_debug(vm->name, "is in %s", unit ? unit : "its scope");
     }
@@ -142,6 +147,7 @@ void vm_scope_launch(struct vm *vm, pid_t shim, const struct limits *limits, voi
 
     vm_scope_cancel(vm); /* of a shim that is gone by now */
     vm->scope_checked = shim;
+    free(steal_ptr(&vm->scope_error));
     if (!scopes_possible(scopes)) {
         if (limits && limits_any(limits))
             log_vm_warning(vm->name, "limits are not in force: they are set by systemd, which doesn't run this host");
@@ -241,6 +247,7 @@ void vm_scope_check(struct vm *vm)
     vm->scope_checked = vm->shim_pid;
     if (scope_holds(scopes, vm->name, vm->shim_pid) && (vm->qemu_pid <= 0 || scope_holds(scopes, vm->name, vm->qemu_pid)))
         return;
+    /* Also one that stays because it could not be moved: tried again by each manager, and told by each. */
     f = calloc(1, sizeof(*f));
     if (!f)
         return;

@@ -4,6 +4,7 @@ Needs root and a kernel with cgroup v2. Where the host has v1 beside it, as syst
 which /sys/fs/cgroup is v2 alone: what today's hosts have. The root is made once, by debootstrap, and each container sees it through an
 overlay of its own."""
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -39,13 +40,22 @@ def wait_for(condition, what, deadline=60.0, every=0.02):
 
 
 def make_root():
-    """build/systemd-root: made when it isn't there, or when an earlier attempt didn't finish."""
+    """build/systemd-root: made when it isn't there, or when an earlier attempt didn't finish; by one of those that run at a time."""
+    os.makedirs(os.path.dirname(ROOT), exist_ok=True)
+    with open(ROOT + ".lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        make_root_locked()
+
+
+def make_root_locked():
     stamp = os.path.join(ROOT, "etc", "holdfast-root")
     wanted = " ".join((BASE, *PACKAGES))
     with contextlib.suppress(OSError), open(stamp, encoding="ascii") as f:
         if f.read() == wanted:
             return
     log(f"making {ROOT}")
+    # What a debootstrap that was interrupted leaves mounted.
+    subprocess.run(["umount", "--quiet", os.path.join(ROOT, "proc")], check=False, stderr=subprocess.DEVNULL)
     subprocess.run(["rm", "-rf", "--one-file-system", ROOT], check=True)
     os.makedirs(ROOT)
     with open(ROOT + ".log", "wb") as out:

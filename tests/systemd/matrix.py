@@ -337,6 +337,8 @@ def run_without_scopes(host, table):
             raise Lost(f"it is in {host.cgroup(watch.before['stays'][1])}")
         if "has no scope of its own" not in host.log_of():
             raise Lost("the manager's log doesn't say that the VM has no scope")
+        if "no scope of its own" not in (host.vms()["stays"]["reason"] or ""):
+            raise Lost(f"the VM doesn't say that it has no scope: {host.vms()['stays']}")
         for action in (restart, stop_start, sigkill):
             action(host)
             watch.check()
@@ -349,6 +351,8 @@ def run_without_scopes(host, table):
         wait_for(lambda: "holdfast-vm-stays.scope" in host.cgroup(watch.before["stays"][1]), "it is moved into its scope", 10)
         watch.check()
         watch.check_scopes()
+        if host.vms()["stays"]["reason"]:
+            raise Lost(f"it is in its scope and says: {host.vms()['stays']}")
         host.unit("KillMode=control-group")
         restart(host)
         watch.check()
@@ -581,10 +585,7 @@ class Poller:
         assert self.process.stdout.readline() == "answered\n"
 
     def stop(self):
-        count, longest = self.process.communicate("", timeout=20)[0].split()
-        if int(count) < 10:
-            raise Lost(f"the manager was asked in vain: {count} answers")
-        return float(longest)
+        return float(self.process.communicate("", timeout=20)[0])
 
 
 def run_many(host, n=20):
