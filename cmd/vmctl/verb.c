@@ -46,6 +46,7 @@ const struct verb *const verb_table[] = {
     &verb_shim_events,
     &verb_shim_call,
     &verb_shim_adopt,
+    &verb_doctor,
     &verb_completion,
     &verb_version,
     &verb_help,

@@ -10,7 +10,7 @@ from vmctl_case import BIN, HERE, VMCTL, VmctlCase
 
 SOURCE = os.path.dirname(os.path.dirname(HERE))
 WANTED = """check convert diff apply delete list status inspect start stop restart kill pause resume reset drain wait logs console events qmp
-            health shim_list shim_status shim_events shim_call shim_adopt version completion help snapshot_create snapshot_list snapshot_show snapshot_delete
+            health doctor shim_list shim_status shim_events shim_call shim_adopt version completion help snapshot_create snapshot_list snapshot_show snapshot_delete
             snapshot_verify snapshot_warm restore clone image_list image_pull image_show image_import image_delete image_prune""".split()
 
 
