@@ -242,7 +242,7 @@ static char *user_name(const struct doctor *d, uint64_t uid)
 {
     auto_free char *path = doctor_path(d, "/etc/passwd");
     char buf[4096], *name = NULL;
-    struct passwd pw, *found = NULL;
+    struct passwd pw = { 0 }, *found = NULL;
 
     if (!*d->root)
         return getpwuid_r((uid_t)uid, &pw, buf, sizeof(buf), &found) == 0 && found ? must(strdup(found->pw_name)) : NULL;
