@@ -17,13 +17,15 @@
 #include "lib/base/parse.h"
 #include "lib/base/spawn.h"
 #include "proto/launch.h"
+#include "shim/foreign.h"
 #include "shim/logs.h"
 #include "shim/privileges.h"
 #include "shim/vm.h"
 
 static int arg_plan_fd = -1, arg_sync_fd = -1;
 static bool arg_adopt;
-static const char *arg_name, *arg_run_dir;
+static const char *arg_name, *arg_run_dir, *arg_state_dir, *arg_log_dir, *arg_qmp;
+static pid_t arg_foreign; /* 0: QEMU is, or will be, of Holdfast's own starting */
 
 static const char usage_text[] =
     "holdfast-shim: parent and supervisor of one QEMU; started by holdfastd\n"
@@ -31,6 +33,8 @@ static const char usage_text[] =
     "  holdfast-shim --plan-fd N --sync-fd M NAME       start the VM of the plan that N holds\n"
     "  holdfast-shim --adopt --run-dir DIR [--sync-fd M] NAME\n"
     "                                                   take over the QEMU a dead shim left; DIR is RUN/vms/NAME\n"
+    "  holdfast-shim --foreign PID --qmp SOCKET --run-dir DIR --state-dir DIR --log-dir DIR [--sync-fd M] NAME\n"
+    "                                                   take a QEMU under supervision that was started by other means\n"
     "  holdfast-shim --version | --help\n";
 
 /* The line to whoever started us, while it waits for ready and we wait for go. */
@@ -55,6 +59,61 @@ static int parse_fd(const char *text, int *ret_fd)
     return r;
 }
 
+static int parse_pid(const char *text)
+{
+    uint64_t n;
+    int r = parse_u64(text, 2, INT32_MAX, &n);
+
+    if (r >= 0)
+        arg_foreign = (pid_t)n;
+    return r;
+}
+
+static int take_option(int c)
+{
+    switch (c) {
+    case 'a':
+        arg_adopt = true;
+        return 0;
+    case 'f':
+        return parse_pid(optarg);
+    case 'q':
+        arg_qmp = optarg;
+        return 0;
+    case 'r':
+        arg_run_dir = optarg;
+        return 0;
+    case 'S':
+        arg_state_dir = optarg;
+        return 0;
+    case 'l':
+        arg_log_dir = optarg;
+        return 0;
+    case 'p':
+        return parse_fd(optarg, &arg_plan_fd);
+    case 's':
+        return parse_fd(optarg, &arg_sync_fd);
+    default:
+        return -EINVAL;
+    }
+}
+
+/* -1: they fit together. */
+static int check_arguments(void)
+{
+    if (arg_foreign) {
+        const char *const paths[] = { arg_qmp, arg_run_dir, arg_state_dir, arg_log_dir };
+
+        for (size_t i = 0; i < ARRAY_LEN(paths); i++)
+            if (!paths[i] || paths[i][0] != '/')
+                return usage("--foreign needs --qmp, --run-dir, --state-dir and --log-dir, all absolute");
+        return arg_adopt || arg_plan_fd >= 0 ? usage("--foreign goes with neither --adopt nor --plan-fd") : -1;
+    }
+    if (arg_adopt ? !arg_run_dir : arg_plan_fd < 0 || arg_sync_fd < 0)
+        return usage(arg_adopt ? "--adopt needs --run-dir" : "--plan-fd and --sync-fd are needed");
+    return -1;
+}
+
 /* Returns -1 to go on, else the exit status. */
 static int parse_arguments(int argc, char **argv)
 {
@@ -62,6 +121,10 @@ static int parse_arguments(int argc, char **argv)
         { "plan-fd", required_argument, NULL, 'p' },
         { "sync-fd", required_argument, NULL, 's' },
         { "run-dir", required_argument, NULL, 'r' },
+        { "state-dir", required_argument, NULL, 'S' },
+        { "log-dir", required_argument, NULL, 'l' },
+        { "foreign", required_argument, NULL, 'f' },
+        { "qmp", required_argument, NULL, 'q' },
         { "adopt", no_argument, NULL, 'a' },
         { "version", no_argument, NULL, 'V' },
         { "help", no_argument, NULL, 'h' },
@@ -74,19 +137,31 @@ static int parse_arguments(int argc, char **argv)
             (void)fputs(c == 'h' ? usage_text : "holdfast-shim " HOLDFAST_VERSION "\n", stdout);
             return 0;
         }
-        if (c == 'a')
-            arg_adopt = true;
-        else if (c == 'r')
-            arg_run_dir = optarg;
-        else if (c == '?' || parse_fd(optarg, c == 'p' ? &arg_plan_fd : &arg_sync_fd) < 0)
+        if (take_option(c) < 0)
             return usage("bad option");
     }
     if (optind + 1 != argc || !name_is_valid(argv[optind]))
         return usage("one VM name is needed: " NAME_RULE);
     arg_name = argv[optind];
-    if (arg_adopt ? !arg_run_dir : arg_plan_fd < 0 || arg_sync_fd < 0)
-        return usage(arg_adopt ? "--adopt needs --run-dir" : "--plan-fd and --sync-fd are needed");
-    return -1;
+    return check_arguments();
+}
+
+/* Makes a foreign QEMU one that a dead shim of ours might have left. */
+static int take_foreign(struct err *err)
+{
+    int r = foreign_prepare(
+        &(struct foreign){
+            .name = arg_name,
+            .pid = arg_foreign,
+            .qmp = arg_qmp,
+            .run_dir = arg_run_dir,
+            .state_dir = arg_state_dir,
+            .log_dir = arg_log_dir,
+        },
+        err);
+
+    arg_adopt = true;
+    return r;
 }
 
 static int read_plan(struct plan *ret_plan, struct err *err)
@@ -177,8 +252,10 @@ static int run(void)
     auto_vm struct vm *vm = NULL;
     struct handshake handshake = { 0 };
     struct err err = ERR_INIT;
-    int r = read_plan(&plan, &err);
+    int r = arg_foreign ? take_foreign(&err) : 0;
 
+    if (r >= 0)
+        r = read_plan(&plan, &err);
     if (r >= 0)
         r = privileges_drop(&plan, &err);
     if (r < 0)

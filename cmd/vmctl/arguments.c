@@ -169,7 +169,7 @@ enum outcome arguments_parse(int argc, char **argv, struct invocation *in)
     struct option_set set;
     size_t used;
 
-    in->timeout_ms = in->since = in->lines = in->backlog = in->count = -1;
+    in->timeout_ms = in->since = in->lines = in->backlog = in->count = in->pid = -1;
     option_set_init(&set, "+", NULL);
     enum outcome outcome = parse_options(in, &set, argc, argv);
     if (outcome != OUTCOME_DONE)

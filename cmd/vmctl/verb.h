@@ -36,9 +36,11 @@ struct invocation {
     bool all, force, purge, no_wait, follow, qemu, shim, console, exit_on_eof, more, standing, dry_run, restart, off;
     bool image_verify, image_cancel;
     const char *signal, *condition, *escape, *boot, *mode, *pattern;
-    bool prove;
-    const char *root, *unit, *restart_with;
     int64_t timeout_ms, since, lines, backlog, count;
+    bool prove;                             /* doctor */
+    const char *root, *unit, *restart_with; /* doctor */
+    const char *qmp;                        /* shim adopt */
+    int64_t pid;                            /* shim adopt */
 };
 
 enum flag_kind {

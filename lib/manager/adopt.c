@@ -6,6 +6,8 @@
 
 #include "lib/base/fd.h"
 #include "lib/base/log.h"
+#include "lib/base/parse.h"
+#include "lib/manager/api.h"
 #include "lib/manager/down.h"
 #include "lib/manager/event_log.h"
 #include "lib/manager/hold.h"
@@ -16,6 +18,7 @@
 #include "lib/manager/serve.h"
 #include "lib/manager/specs.h"
 #include "lib/manager/state.h"
+#include "lib/varlink/service.h"
 
 /* Calls `each` for every sub-folder with the name of a VM. Symlinks aren't followed: nobody of ours makes any. */
 static int each_folder(int folder_fd, int (*each)(struct manager *m, const char *name), struct manager *m)
@@ -128,4 +131,28 @@ void adopt_settled(struct vm *vm)
     vm->adopting = false;
     if (--m->adopting == 0)
         serve_begin(m);
+}
+
+void api_adopt(struct varlink_call *call, const json_t *parameters, void *userdata)
+{
+    const char *name = json_string_value(json_object_get(parameters, "name"));
+    struct manager *m = userdata;
+    struct vm *vm;
+
+    if (!name_is_valid(name) || faccessat(m->run_vms_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0) {
+        api_no_such_vm(call, name);
+        return;
+    }
+    vm = registry_find(m, name);
+    if (!vm) {
+        vm = registry_get_or_add(m, name);
+        if (!vm) {
+            api_fail_memory(call);
+            return;
+        }
+        vm->has_run_folder = true;
+        link_open(vm);
+        vm_changed(vm);
+    }
+    varlink_call_reply_consume(call, json_object());
 }

@@ -28,6 +28,7 @@ static const struct varlink_method methods[] = {
     { .name = "Reset", .run = api_reset },
     { .name = "Qmp", .run = api_qmp },
     { .name = "Memory", .run = api_memory },
+    { .name = "Adopt", .run = api_adopt },
     { .name = "Wait", .run = api_wait },
     { .name = "Events", .run = api_events, .more = true },
     { .name = "SnapshotCreate", .run = api_snapshot_create },

@@ -42,6 +42,7 @@ api_handler api_list, api_get, api_inspect, api_wait, api_events; /* api_look.c 
 api_handler api_start_vm, api_stop, api_restart, api_kill;        /* api_wish.c */
 api_handler api_pause, api_resume, api_reset, api_qmp;            /* api_shim.c */
 api_handler api_memory;                                           /* api_shim.c */
+api_handler api_adopt;                                            /* adopt.c */
 api_handler api_apply, api_delete;                                /* api_spec.c */
 api_handler api_diff;                                             /* api_diff.c */
 api_handler api_snapshot_create;                                  /* api_snapshot_create.c */
