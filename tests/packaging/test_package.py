@@ -126,8 +126,10 @@ class Machine:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not self.processes(), "no process left below the root", 20)
+        if self.manager:
+            self.manager.wait(20)
         for where in reversed(self.mounts):
-            subprocess.run(["umount", "--recursive", where], check=True)
+            subprocess.run(["umount", "--recursive", "--lazy", where], check=True)
 
 
 class Package(unittest.TestCase):
