@@ -91,6 +91,8 @@ class Foreign(HostTest):
         done = self.host.vmctl("snapshot", "create", "web", check=False)
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("memory", done.stderr)
+        done = self.host.vmctl("console", "web", "--exit-on-eof", stdin="x", check=False, timeout=20)
+        print(done)
         done = self.host.vmctl("restart", "web", check=False)
         self.assertIn("spec", done.stderr)
         self.assertTrue(alive(process.pid))
