@@ -351,12 +351,24 @@ static void on_console_upgraded(void *arg, int fd, char *rest, size_t rest_len)
     free(a);
 }
 
+/* A QEMU that was started by other means (foreign.h) has its console elsewhere, if it has one. */
+static bool has_console(const struct vm *vm)
+{
+    return vm->qemu.child || !vm->qemu.ref.pid || faccessat(vm->run_fd, FILE_CONSOLE_SOCKET, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+           faccessat(vm->log_fd, FILE_CONSOLE_LOG, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static void console(struct varlink_call *call, const json_t *parameters, void *userdata)
 {
     struct vm *vm = userdata;
     const json_t *backlog = json_object_get(parameters, "backlog");
-    struct attach *a = calloc(1, sizeof(*a));
+    struct attach *a;
 
+    if (!has_console(vm)) {
+        api_reply_failed(call, "no-console", "QEMU was started by other means: its console isn't to be had before its next start");
+        return;
+    }
+    a = calloc(1, sizeof(*a));
     if (!a) {
         api_reply_failed(call, "no-memory", "out of memory");
         return;
