@@ -67,7 +67,7 @@ static int next_message(struct talk *t, uint64_t until_us, struct qmp_message *r
 
 int talk_open(const char *path, struct talk **ret_talk, struct err *err)
 {
-    struct talk *t __attribute__((cleanup(talk_cleanup))) = calloc(1, sizeof(*t));
+    auto_talk struct talk *t = calloc(1, sizeof(*t));
     struct qmp_message greeting = { 0 };
     int r;
 
