@@ -1,7 +1,6 @@
 """The package in the hands of dpkg, with VMs that run: an upgrade keeps them, a removal refuses or does what it was told, a purge deletes only
 what it was told to. Started by tests/packaging/run, in a pid and mount namespace of its own."""
 import contextlib
-import glob
 import json
 import os
 import pwd
@@ -13,18 +12,10 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
 from harness import Varlink, alive, gaps, start_time, wait_for  # noqa: E402
+from packages import PACKAGES, package, version  # noqa: E402
 
 GUEST = os.environ["HOLDFAST_GUEST"]
-PACKAGES = os.environ["HOLDFAST_PACKAGES"]
 WORK = os.environ["HOLDFAST_WORK"]
-
-
-def package(build):
-    return next(path for path in glob.glob(f"{PACKAGES}/{build}/holdfast_*.deb"))
-
-
-def version(build):
-    return os.path.basename(package(build)).split("_")[1]
 
 
 class Machine:
