@@ -130,24 +130,26 @@ static bool process_lives(const struct doctor *d, const struct process_id *proce
     return parse_u64(start, 0, UINT64_MAX, &ticks) >= 0 && ticks == process->start_time;
 }
 
-/* Where systemd keeps its units: its own hierarchy on hosts that still have several, else the only one. cgroups(7), /proc/PID/cgroup. */
+/* The path behind `hierarchy` in the text of /proc/PID/cgroup, malloc'ed; NULL: none. */
+static char *cgroup_in(const char *text, const char *hierarchy)
+{
+    const char *at = text ? strstr(text, hierarchy) : NULL;
+
+    return at ? must(strndup(at + strlen(hierarchy), strcspn(at + strlen(hierarchy), "\n"))) : NULL;
+}
+
+/* Where systemd has it, cgroups(7): in v2; where v1 is beside that, in both alike; with v1 alone in a hierarchy of its own. The root of one means
+ * that it isn't the one in use. */
 static char *read_cgroup(const struct doctor *d, pid_t pid)
 {
-    static const char *const hierarchies[] = { ":name=systemd:", "0::" };
-    auto_free char *path = NULL, *text = NULL;
+    auto_free char *path = NULL, *text = NULL, *unified = NULL, *own = NULL;
 
     if (str_format(&path, "/proc/%d/cgroup", (int)pid) < 0)
         must(NULL);
     text = doctor_text(d, path);
-    for (size_t i = 0; text && i < ARRAY_LEN(hierarchies); i++) {
-        const char *at = strstr(text, hierarchies[i]);
-
-        if (at) {
-            at += strlen(hierarchies[i]);
-            return must(strndup(at, strcspn(at, "\n")));
-        }
-    }
-    return NULL;
+    unified = cgroup_in(text, "0::");
+    own = cgroup_in(text, ":name=systemd:");
+    return unified && (!streq(unified, "/") || !own) ? steal_ptr(&unified) : steal_ptr(&own);
 }
 
 static void read_vm(const struct doctor *d, const char *boot_id, struct doctor_vm *vm)

@@ -31,6 +31,7 @@ class Tree:
 
     def __init__(self, root, version):
         self.root, self.version, self.pid = root, version, 1000
+        self.hierarchies = "0::%s"
         self.write("proc/sys/kernel/random/boot_id", BOOT)
         self.write("proc/cpuinfo", "processor : 0\nflags\t\t: fpu vmx sse\n")
         self.write("dev/kvm", "")
@@ -66,7 +67,7 @@ esac
         self.write(f"proc/{self.pid}/comm", comm)
         self.write(f"proc/{self.pid}/stat", f"{self.pid} ({comm} ) x) {state} " + " ".join(["0"] * 18) + f" {start} 0 0")
         if cgroup is not None:
-            self.write(f"proc/{self.pid}/cgroup", f"0::{cgroup}")
+            self.write(f"proc/{self.pid}/cgroup", self.hierarchies.replace("%s", cgroup))
         self.write(f"proc/{self.pid}/limits", "Limit                     Soft Limit           Hard Limit           Units\n"
                    "Max open files            1024                 524288               files\n"
                    "Max locked memory         unlimited            unlimited            bytes\n")
@@ -90,11 +91,24 @@ esac
 
 
 def packaged(tree):
-    """As the package sets it up: a scope per VM, all well."""
+    """As the package sets it up: a scope per VM, all well. In a container of a host that has cgroup v1 as well."""
+    tree.hierarchies = "9:name=systemd:/\n8:pids:/\n0::%s"
     tree.manager()
     tree.units(holdfastd=GOOD_UNIT, holdfast_drain=DRAIN)
     for name in ("web", "db"):
         tree.vm(name, f"/holdfast.slice/holdfast-vm-{name}.scope", f"/holdfast.slice/holdfast-vm-{name}.scope/holdfast-vm-{name}-1")
+
+
+def packaged_hybrid(tree):
+    """v1 and v2, as systemd calls hybrid; or v1 alone."""
+    tree.hierarchies = "9:name=systemd:%s\n0::%s"
+    tree.manager()
+    tree.units(holdfastd=GOOD_UNIT, holdfast_drain=DRAIN)
+    tree.vm("web", "/holdfast.slice/holdfast-vm-web.scope")
+    tree.hierarchies = "9:name=systemd:%s\n0::/"
+    tree.vm("db", "/holdfast.slice/holdfast-vm-db.scope")
+    tree.hierarchies = "9:name=systemd:%s\n"
+    tree.vm("mail", "/holdfast.slice/holdfast-vm-mail.scope")
 
 
 def packaged_without_scopes(tree):
@@ -205,7 +219,7 @@ def broken_programs(tree):
 
 
 HOSTS = {host.__name__: (host, keeps, problems) for host, keeps, problems in [
-    (packaged, True, 0), (packaged_without_scopes, True, 0), (systemd_defaults, False, 2), (shim_scoped_qemu_not, False, 1),
+    (packaged, True, 0), (packaged_hybrid, True, 0), (packaged_without_scopes, True, 0), (systemd_defaults, False, 2), (shim_scoped_qemu_not, False, 1),
     (runtime_directory_trap, False, 1), (by_hand_in_a_login, True, 0), (rootless, True, 1), (rootless_lingering, True, 0),
     (without_systemd, True, 0), (mixed_bag, False, 1), (bare_host, True, 2), (confidential, True, 0), (confidential_turned_off, True, 0),
     (tight_limits, True, 0), (broken_programs, None, 1)]}
