@@ -37,6 +37,7 @@ struct doctor {
     pid_t manager_pid;    /* 0: none */
     char *manager_unit;   /* the service it is in, else the one it should be in */
     bool manager_in_unit; /* manager_unit is where it is */
+    int64_t user;         /* whose service manager has it, a uid; -1: the host's */
     bool systemd;         /* a service manager of that kind runs this host */
     json_t *units;        /* name → its properties, as far as asked for */
     json_t *findings;
@@ -73,9 +74,14 @@ char *doctor_output(const struct doctor *d, const char *programs, const char *co
 /* An entry of /proc/PID/limits: soft or hard; UINT64_MAX is unlimited. false: not known. */
 bool doctor_limit(const struct doctor *d, pid_t pid, const char *name, uint64_t *ret_soft, uint64_t *ret_hard);
 
+/* The user whose service manager holds a cgroup: ".../user@1000.service/...". */
+bool doctor_user_of(const char *cgroup, uint64_t *ret_uid);
+
 /* doctor_units.c: what the service manager says of a unit. "" when it says nothing. */
 const char *doctor_property(struct doctor *d, const char *unit, const char *property);
 bool doctor_unit_is_loaded(struct doctor *d, const char *unit);
+/* The words before the verb, so that the right service manager is asked: " --system", or " --user" with whose it is. malloc'ed. */
+char *doctor_systemctl_scope(const struct doctor *d);
 /* KillMode=process or none. 1 yes, 0 no, -1 not known. */
 int doctor_unit_spares_children(struct doctor *d, const char *unit);
 

@@ -197,11 +197,24 @@ static void read_vms(struct doctor *d)
     free(entries);
 }
 
+bool doctor_user_of(const char *cgroup, uint64_t *ret_uid)
+{
+    static const char marker[] = "/user@";
+    const char *at = cgroup ? strstr(cgroup, marker) : NULL;
+    auto_free char *number = NULL;
+
+    if (!at)
+        return false;
+    at += strlen(marker);
+    number = must(strndup(at, strcspn(at, ".")));
+    return parse_u64(number, 0, UINT32_MAX - 1, ret_uid) >= 0;
+}
+
 /* The pid that holds RUN/manager.lock. The file outlives its writer, so the name must fit as well; that is enough to look at it. */
 static void find_manager(struct doctor *d)
 {
     auto_free char *path = NULL, *text = NULL, *comm_path = NULL, *comm = NULL, *cgroup = NULL;
-    uint64_t pid;
+    uint64_t pid, uid;
 
     if (str_format(&path, "%s/" FILE_MANAGER_LOCK, d->in->dirs.run) < 0)
         must(NULL);
@@ -213,6 +226,7 @@ static void find_manager(struct doctor *d)
         return;
     d->manager_pid = (pid_t)pid;
     cgroup = read_cgroup(d, d->manager_pid);
+    d->user = doctor_user_of(cgroup, &uid) ? (int64_t)uid : -1;
     const char *leaf = cgroup ? strrchr(cgroup, '/') : NULL;
     size_t len = leaf ? strlen(leaf + 1) : 0;
     if (!d->in->unit && len > strlen(".service") && streq(leaf + 1 + len - strlen(".service"), ".service")) {
@@ -228,6 +242,8 @@ void doctor_open(struct doctor *d, const struct invocation *in)
     d->findings = must_json(json_array());
     d->units = must_json(json_object());
     d->systemd = doctor_exists(d, "/run/systemd/system"); /* sd_booted(3) */
+    /* Until a manager is found to be elsewhere: an ordinary user's own folders are those of a manager of his own. */
+    d->user = geteuid() == 0 || streq(in->dirs.run, "/run/holdfast") ? -1 : (int64_t)geteuid();
     read_vms(d);
     find_manager(d);
     if (!d->manager_unit)

@@ -142,9 +142,10 @@ static enum outcome note_vms(struct proof *p)
 
 static char *shell_words(const struct doctor *d)
 {
+    auto_free char *scope = doctor_systemctl_scope(d);
     char *words = NULL;
 
-    if (str_format(&words, "systemctl %srestart -- %s", geteuid() == 0 ? "" : "--user ", d->manager_unit) < 0)
+    if (str_format(&words, "systemctl %s restart -- %s", scope, d->manager_unit) < 0)
         must(NULL);
     return words;
 }

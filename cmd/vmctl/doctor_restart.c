@@ -4,7 +4,6 @@
 
 #include "cmd/vmctl/doctor.h"
 #include "cmd/vmctl/output.h"
-#include "lib/base/parse.h"
 #include "proto/launch.h"
 
 enum place_kind {
@@ -223,20 +222,6 @@ void doctor_check_restart(struct doctor *d)
     free(groups);
 }
 
-/* The user whose service manager holds a cgroup: ".../user@1000.service/...". */
-static bool user_of(const char *cgroup, uint64_t *ret_uid)
-{
-    static const char marker[] = "/user@";
-    const char *at = cgroup ? strstr(cgroup, marker) : NULL;
-    auto_free char *number = NULL;
-
-    if (!at)
-        return false;
-    at += strlen(marker);
-    number = must(strndup(at, strcspn(at, ".")));
-    return parse_u64(number, 0, UINT32_MAX - 1, ret_uid) >= 0;
-}
-
 /* The name in /etc/passwd below the root; of this host also what other sources know. */
 static char *user_name(const struct doctor *d, uint64_t uid)
 {
@@ -262,7 +247,7 @@ void doctor_check_linger(struct doctor *d)
     bool found = false;
 
     for (size_t i = 0; i < d->n_vms && !found; i++)
-        found = user_of(d->vms[i].shim_cgroup, &uid) || user_of(d->vms[i].qemu_cgroup, &uid);
+        found = doctor_user_of(d->vms[i].shim_cgroup, &uid) || doctor_user_of(d->vms[i].qemu_cgroup, &uid);
     if (!found)
         return;
     name = user_name(d, uid);

@@ -30,17 +30,39 @@ static json_t *parse_properties(const char *text)
     }
 }
 
+char *doctor_systemctl_scope(const struct doctor *d)
+{
+    char *words = NULL;
+    int r = d->user < 0                     ? str_set(&words, "--system")
+            : d->user == (int64_t)geteuid() ? str_set(&words, "--user")
+                                            : str_format(&words, "--user --machine=%" PRId64 "@.host", d->user);
+
+    return r < 0 ? must(NULL) : words;
+}
+
 static const json_t *unit_properties(struct doctor *d, const char *unit)
 {
     json_t *known = json_object_get(d->units, unit);
-    auto_free char *text = NULL;
+    const char *const show[] = { "show", "--property", properties, "--", unit, NULL };
+    auto_strv struct strv words = { 0 };
+    auto_free char *text = NULL, *scope = NULL;
     bool found;
 
     if (known)
         return known;
-    /* An ordinary user's manager is a unit of his own service manager. */
-    const char *const words[] = { geteuid() == 0 ? "--system" : "--user", "show", "--property", properties, "--", unit, NULL };
-    text = d->systemd ? doctor_output(d, SYSTEMCTL, words, &found) : NULL;
+    scope = doctor_systemctl_scope(d);
+    for (const char *at = scope;;) {
+        auto_free char *word = doctor_word(&at, " ");
+
+        if (!word)
+            break;
+        strv_push(&words, word);
+    }
+    for (size_t i = 0; show[i]; i++)
+        strv_push(&words, show[i]);
+    if (words.failed)
+        must(NULL);
+    text = d->systemd ? doctor_output(d, SYSTEMCTL, (const char *const *)words.items, &found) : NULL;
     known = text ? parse_properties(text) : must_json(json_object());
     json_object_set_new(d->units, unit, known);
     return known;

@@ -87,7 +87,7 @@ esac
         os.makedirs(os.path.join(self.root, "run/systemd/system"), exist_ok=True)
         cases = "".join(f"{name.replace('_', '-')}.service) cat <<'END'\n" + "".join(f"{k}={v}\n" for k, v in unit.items()) + "END\n;;\n"
                         for name, unit in units.items())
-        self.write("usr/bin/systemctl", f"#!/bin/sh\nfor unit; do :; done\ncase \"$unit\" in\n{cases}*) echo LoadState=not-found ;;\nesac\n")
+        self.write("usr/bin/systemctl", f"#!/bin/sh\necho \"$@\" >>{self.root}/asked\nfor unit; do :; done\ncase \"$unit\" in\n{cases}*) echo LoadState=not-found ;;\nesac\n")
 
 
 def packaged(tree):
@@ -287,6 +287,19 @@ class Doctor(VmctlCase):
         for line in done.stdout.splitlines():
             self.assertIn(line.split()[0], ("warning", "problem"))
         self.assertEqual(self.doctor(self.tree(packaged), "-q").stdout, "")
+
+    def test_the_right_service_manager_is_asked(self):
+        for host, wanted in ((packaged, "--system show"), (rootless, "--user --machine=1000@.host show")):
+            if os.geteuid() == 1000:
+                wanted = wanted.replace(" --machine=1000@.host", "")
+            tree = self.tree(host)
+            self.doctor(tree)
+            with open(os.path.join(tree.root, "asked")) as f:
+                asked = f.read().splitlines()
+            self.assertTrue(asked)
+            for line in asked:
+                self.assertTrue(line.startswith(wanted + " --property LoadState,"), line)
+            self.assertEqual(len({line.split()[-1] for line in asked}), len(asked), "each unit is asked for once")
 
     def test_a_full_disk(self):
         if os.geteuid() != 0:

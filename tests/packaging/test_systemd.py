@@ -128,7 +128,7 @@ class Systemd(unittest.TestCase):
         self.assertEqual((code, proof["kept"]), (0, True), proof)
         self.assertEqual(proof["manager_before"], manager)
         self.assertEqual(proof["manager_after"], box.main_pid())
-        self.assertEqual(proof["command"], "systemctl restart -- holdfastd.service")
+        self.assertEqual(proof["command"], "systemctl --system restart -- holdfastd.service")
         self.assertEqual(len(proof["vms"]), 2)
         self.assertEqual(self.pids(), before, "and the throw-away VM is gone")
 
