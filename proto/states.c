@@ -51,8 +51,8 @@ static const char *const rung_table[] = {
 NAMES(rung_kind_names, "rung of the stop ladder", rung_table);
 
 static const char *const file_table[] = {
-    [FILE_READ] = "read",         [FILE_WRITE] = "write", [FILE_APPEND] = "append",
-    [FILE_REOPENED] = "reopened", [FILE_TAP] = "tap",     [FILE_VFIO] = "vfio", [FILE_IN_USE] = "in-use",
+    [FILE_READ] = "read", [FILE_WRITE] = "write", [FILE_APPEND] = "append", [FILE_REOPENED] = "reopened",
+    [FILE_TAP] = "tap",   [FILE_VFIO] = "vfio",   [FILE_IN_USE] = "in-use",
 };
 NAMES(file_kind_names, "kind of file", file_table);
 

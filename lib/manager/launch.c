@@ -29,7 +29,7 @@ struct launch {
     struct image_pull *pull; /* the image is awaited */
     int sync_fd;             /* -1: not spawned yet */
     int plan_fd;             /* -1, or the plan while PCI devices are taken for it */
-    pid_t shim; /* by the kernel, when it says that it is ready; 0: not yet */
+    pid_t shim;              /* by the kernel, when it says that it is ready; 0: not yet */
     struct limits limits;
     ev_io io;
     ev_timer deadline;

@@ -64,7 +64,7 @@ static int read_hash(const struct image_release *release, char **ret_hash, struc
 {
     auto_free char *path = image_release_file_path(release, ROLE_ROOTFS_HASH), *text = NULL;
     auto_fd int fd = -1;
-    size_t len;
+    size_t len = 0;
     int r;
 
     if (!image_release_file(release, ROLE_ROOTFS_HASH))

@@ -111,9 +111,9 @@ struct vm {
     uint64_t stop_sent;       /* incarnation a stop was sent to */
     struct launch *launch;
     struct gpu_move *gpu_move; /* its PCI devices are on their way to or from it */
-    struct vm_scope *scope; /* on the way into its scope */
-    pid_t scope_checked;    /* the shim of which that was seen to */
-    char *scope_error;      /* why it is in none, NULL: it is, or there is nothing to be safe from */
+    struct vm_scope *scope;    /* on the way into its scope */
+    pid_t scope_checked;       /* the shim of which that was seen to */
+    char *scope_error;         /* why it is in none, NULL: it is, or there is nothing to be safe from */
     struct waiter *waiters;
     struct deferred settle;
 };

@@ -5,11 +5,11 @@
 
 #include "lib/base/file.h"
 #include "lib/base/log.h"
+#include "lib/loop/worker.h"
 #include "lib/manager/cgroup.h"
 #include "lib/manager/records.h"
 #include "lib/manager/scope.h"
 #include "lib/manager/state.h"
-#include "lib/loop/worker.h"
 #include "proto/launch.h"
 #include "proto/plan.h"
 

@@ -164,7 +164,8 @@ static void translated(void *arg, const struct err *err)
         return;
     if (streq(pointer, STATE_DISK) && problem_under(p, STATE_DISK))
         return;
-    problem_add(p, "%s%.*s: %s", pointer, *inner ? (int)(colon - inner) : 0, inner, colon ? colon + 2 : err->text);
+    int n_inner = colon && *inner ? (int)(colon - inner) : 0;
+    problem_add(p, "%s%.*s: %s", pointer, n_inner, inner, colon ? colon + 2 : err->text);
 }
 
 /* ---- mapping ---- */

@@ -155,8 +155,7 @@ int verity_run(int tty, const char *device)
     }
     if (!make_device(tty, &sb, device, size, hash, &dev))
         return 1;
-    if ((mknod("/dev/" NAME, S_IFBLK | 0600, dev) < 0 && errno != EEXIST) ||
-        mount("/dev/" NAME, "/mnt", "ext4", MS_RDONLY, "noload") < 0) {
+    if ((mknod("/dev/" NAME, S_IFBLK | 0600, dev) < 0 && errno != EEXIST) || mount("/dev/" NAME, "/mnt", "ext4", MS_RDONLY, "noload") < 0) {
         tell(tty, "verity: mount: %m");
         return 1;
     }

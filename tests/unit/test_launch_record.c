@@ -12,7 +12,9 @@ static void write_record(json_t *native)
 {
     char folder[] = "/etc/vms", file[] = "web.json";
     auto_json json_t *spec = json_pack("{s:s}", "name", "web");
-    const struct launch_record record = { .folder = folder, .file = file, .spec = spec, .native = native, .plan_digest = DIGEST, .gone = true };
+    const struct launch_record record = {
+        .folder = folder, .file = file, .spec = spec, .native = native, .plan_digest = DIGEST, .gone = true
+    };
 
     ck_assert_int_eq(mkdirat(fixture.dir, "web", 0700), 0);
     ck_assert_int_eq(launch_record_write(fixture.dir, "web", &record), 0);

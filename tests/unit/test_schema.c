@@ -118,8 +118,8 @@ static void compare(const struct record_type *type, const json_t *place)
 
     assert_type(type->what, place, "object");
     ck_assert_msg(json_is_false(json_object_get(place, "additionalProperties")), "%s takes unknown keys", type->what);
-    ck_assert_msg(json_object_size(keys) == type->n_fields, "%s: %zu keys, and %zu in the table", type->what,
-                  json_object_size(keys), type->n_fields);
+    ck_assert_msg(json_object_size(keys) == type->n_fields, "%s: %zu keys, and %zu in the table", type->what, json_object_size(keys),
+                  type->n_fields);
     for (size_t i = 0; i < type->n_fields; i++) {
         const struct field *f = &type->fields[i];
         const json_t *key = json_object_get(keys, f->key);
