@@ -5,8 +5,10 @@ which /sys/fs/cgroup is v2 alone: what today's hosts have. The root is made once
 overlay of its own."""
 import contextlib
 import fcntl
+import glob
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -15,7 +17,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(os.path.dirname(HERE))
 ROOT = os.path.join(SOURCE, "build", "systemd-root")
-MIRROR = "http://deb.debian.org/debian"
+SUITE = "bookworm"
+MIRROR = "http://deb.debian.org/debian"  # where the host names none
 BASE = "systemd,systemd-sysv,dbus,libpam-systemd"
 # What the programs are linked against (the last two: built with sanitizers), what they start, and needrestart.
 PACKAGES = ("qemu-system-x86", "qemu-utils", "libev4", "libjansson4", "libsmartcols1", "libcap2", "needrestart", "dbus-user-session",
@@ -39,6 +42,23 @@ def wait_for(condition, what, deadline=60.0, every=0.02):
         time.sleep(every)
 
 
+def mirror():
+    """Where this host gets its own Debian from: sources.list(5), in both of its forms."""
+    one_line = re.compile(rf"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+{SUITE}\s", re.M)
+    files = ["/etc/apt/sources.list", *sorted(glob.glob("/etc/apt/sources.list.d/*"))]
+    for path in files:
+        with contextlib.suppress(OSError), open(path, encoding="utf-8") as f:
+            text = f.read()
+            found = one_line.search(text)
+            if found:
+                return found.group(1)
+            for stanza in re.split(r"\n\s*\n", text):
+                uri = re.search(r"^URIs:\s*(\S+)", stanza, re.M)
+                if uri and re.search(rf"^Suites:.*\b{SUITE}(\s|$)", stanza, re.M):
+                    return uri.group(1)
+    return MIRROR
+
+
 def make_root():
     """build/systemd-root: made when it isn't there, or when an earlier attempt didn't finish; by one of those that run at a time."""
     os.makedirs(os.path.dirname(ROOT), exist_ok=True)
@@ -60,7 +80,7 @@ def make_root_locked():
     os.makedirs(ROOT)
     with open(ROOT + ".log", "wb") as out:
         for argv in (
-            ["debootstrap", "--variant=minbase", f"--include={BASE}", "bookworm", ROOT, MIRROR],
+            ["debootstrap", "--variant=minbase", f"--include={BASE}", SUITE, ROOT, mirror()],
             ["chroot", ROOT, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "--no-install-recommends", "install",
              *PACKAGES],
         ):
