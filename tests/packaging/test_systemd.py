@@ -113,6 +113,11 @@ class Systemd(unittest.TestCase):
         self.assertIn('"kind":', box.read("/var/lib/holdfast/vms/web/last-exit.json"))
         self.assertFalse(self.is_active("holdfastd.service"))
 
+        # Installed again, it goes on with what is wanted.
+        self.install("next")
+        wait_for(lambda: {name: pids[2] for name, pids in self.pids().items()} == {"web": 2, "db": 2}, "both VMs run again")
+        box.vmctl("stop", "--all", "--force")
+
     def test_doctor(self):
         """What it says, and what then happens."""
         box = self.box
