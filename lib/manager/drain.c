@@ -265,5 +265,11 @@ void api_drain(struct varlink_call *call, const json_t *parameters, void *userda
     varlink_call_on_gone(call, on_gone, c);
     log_info("the host is being drained");
     set_marker(m, parallel > 0 ? (unsigned)parallel : DRAIN_PARALLEL);
+    map_foreach (m->vms, e) {
+        struct vm *vm = map_value(e);
+
+        if (vm->launch) /* what it waits for may take long */
+            vm_changed(vm);
+    }
     drain_step(m);
 }

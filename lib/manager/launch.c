@@ -250,7 +250,7 @@ static void on_gpus(struct vm *vm, int r, const struct err *err)
     ev_timer_stop(loop_ev(vm->manager->loop), &l->deadline);
     if (vm->manager->stopping)
         launch_free(l);
-    else if (vm->wanted.wish != WANTED_RUNNING)
+    else if (vm->wanted.wish != WANTED_RUNNING || vm->manager->draining)
         called_off(vm);
     else if (r <
              0) /* a device on its way comes, and one of another VM's that is stopping may; what is wrong with a device doesn't go away */

@@ -10,7 +10,7 @@ void launch_start(struct vm *vm);
  * later. */
 void launch_adopt(struct vm *vm);
 
-/* The VM is wished to be stopped: one that waits for its image is waited for no more. What is further on ends by itself. */
+/* The VM is wished to be stopped, or the host is drained: one that waits for its image is waited for no more. What is further on ends by itself. */
 void launch_call_off(struct vm *vm);
 
 /* At the manager's end: hangs up, so that a shim that waits for its go undoes what it did. */

@@ -146,7 +146,7 @@ void reconcile_vm(struct vm *vm)
 
     if (vm->manager->stopping || vm->gone_from_registry)
         return;
-    if (vm->wanted.wish != WANTED_RUNNING)
+    if (vm->wanted.wish != WANTED_RUNNING || vm->manager->draining)
         launch_call_off(vm);
     hold_note(vm);
     facts = facts_of(vm);
