@@ -34,7 +34,7 @@ static char *version_in(const struct manager *m, const char *image, const char *
     return slash ? strndup(version, (size_t)(slash - version)) : NULL;
 }
 
-/* A restored guest has the disks of its snapshot, so the newest release wouldn't do. */
+/* A restored guest has the disks of its snapshot, so neither the newest release nor the one its spec names by now would do. */
 static int version_of_snapshot(const struct plan_request *p, const struct spec *spec, char **ret_version)
 {
     auto_snapshot_info struct snapshot_info info = { 0 };
@@ -157,9 +157,9 @@ int plan_image_apply(struct plan_request *p, struct spec *spec, char **ret_folde
         return 0;
     p->image_update = spec->image.update;
     p->image_newest = !spec->image.version;
-    r = str_set(&version, spec->image.version);
-    if (r >= 0 && p->restore.vm)
-        r = version_of_snapshot(p, spec, &version);
+    r = p->restore.vm ? version_of_snapshot(p, spec, &version) : 0;
+    if (r >= 0 && !version)
+        r = str_set(&version, spec->image.version);
     if (r < 0 || str_set(&p->image_name, spec->image.name) < 0 || str_set(&p->image_version, version) < 0)
         return -ENOMEM;
     r = image_store_open(p->vm->manager->dirs.state, &store, &p->err);

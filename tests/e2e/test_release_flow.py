@@ -183,6 +183,26 @@ class Flow(DiskTest, ImagesCase):
         self.assertReleaseIn("build-1", first)
         self.stopEverything()
 
+    def test_a_snapshot_of_another_release_than_the_spec_names(self):
+        """The guest goes on, and boots again, with kernel and root hash of the disks it was saved with."""
+        first = self.publish("build-1")
+        self.serve_with_faults()
+        self.begin()
+        self.vm_file(run={"vm_build": "build-1"})
+        self.runs()
+        self.host.vmctl("snapshot", "create", "sp", "before")
+        self.publish("build-2")
+        self.host.vmctl("stop", "sp", "--force")
+        self.vm_file(run={"vm_build": "build-2"})  # which isn't here, and needn't be
+        self.host.vmctl("restore", "sp", "before")
+        self.assertReleaseIn("build-1", first)
+        self.assertEqual(self.host.read_json("state", "sp", "image.json")["version"], "build-1")
+        since = self.host.mark("sp")
+        self.host.vmctl("reset", "sp")
+        self.host.wait_said("sp", "holdfast-guest: ready", since)
+        self.assertReleaseIn("build-1", first)
+        self.stopEverything()
+
     # ---- what goes wrong ----
 
     def test_a_cut_connection(self):
