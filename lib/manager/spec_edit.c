@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "lib/base/log.h"
+#include "lib/manager/edit_pull.h"
 #include "lib/manager/launch_record.h"
 #include "lib/manager/live.h"
 #include "lib/manager/planner.h"
@@ -26,7 +27,8 @@ struct edit {
     struct edit_facts facts;
     struct launch_record record;
     json_t *spec;
-    char *why;           /* a launch record that can't be read */
+    char *why; /* a launch record that can't be read */
+    bool awaits_image;
     char old_digest[17]; /* of the plan that the recorded spec comes to, "": it can't be resolved any more */
 };
 
@@ -44,6 +46,8 @@ static void end(struct edit *e)
 {
     struct manager *m = e->vm->manager;
 
+    if (!e->awaits_image)
+        edit_pull_drop(e->vm);
     edit_free(e);
     m->editing = false;
     spec_edit_kick(m);
@@ -191,8 +195,11 @@ static void new_planned(struct plan_request *p)
     /* Where the old spec can't be resolved any more, what runs is all there is to compare with. */
     const char *old = e->old_digest[0] ? e->old_digest : vm->plan_digest;
 
+    e->awaits_image = still_lives(vm) && plan_awaits_image(p);
     if (!still_lives(vm) || p->r < 0) {
-        if (p->r < 0)
+        if (e->awaits_image)
+            edit_pull_begin(vm, p->image_name, p->image_version);
+        else if (p->r < 0)
             log_vm_warning(vm->name, "its edited spec changes nothing: %s", p->err.text);
         end(e);
     } else if (streq(old, p->digest)) {

@@ -6,6 +6,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/log.h"
 #include "lib/manager/drain.h"
+#include "lib/manager/edit_pull.h"
 #include "lib/manager/link.h"
 #include "lib/manager/reconcile.h"
 #include "lib/manager/rollout.h"
@@ -66,6 +67,7 @@ void vm_unref(struct vm *vm)
     if (--vm->refs > 0)
         return;
     link_close(vm);
+    edit_pull_drop(vm);
     loop_undefer(&vm->settle);
     vm_timer_stop(vm);
     if (vm->last_exit)
@@ -180,11 +182,12 @@ static uint64_t vm_uptime_ms(const struct vm *vm)
 /* Why it is what it is; what is about to be done with it comes first. */
 static json_t *reason_of(const struct vm *vm)
 {
-    auto_free char *gone = spec_gone_reason(vm), *restart = rollout_reason(vm);
+    auto_free char *gone = spec_gone_reason(vm), *restart = rollout_reason(vm), *pull = edit_pull_reason(vm);
     const char *lost = !vm->has_spec || vm->gone != GONE_NO ? NULL : vm->manager->specs_lost;
 
     return json_text(gone             ? gone
                      : restart        ? restart
+                     : pull           ? pull
                      : vm->reason     ? vm->reason
                      : vm->spec_error ? vm->spec_error
                      : lost           ? lost

@@ -15,6 +15,7 @@
 #include "proto/wanted.h"
 
 struct manager;
+struct edit_pull;
 struct gpu_move;
 struct launch;
 struct vm_scope;
@@ -110,6 +111,7 @@ struct vm {
     bool stop_due;            /* somebody asked for a stop that has not been sent */
     uint64_t stop_sent;       /* incarnation a stop was sent to */
     struct launch *launch;
+    struct edit_pull *edit_pull;
     struct gpu_move *gpu_move; /* its PCI devices are on their way to or from it */
     struct vm_scope *scope;    /* on the way into its scope */
     pid_t scope_checked;       /* the shim of which that was seen to */

@@ -183,6 +183,35 @@ class Flow(DiskTest, ImagesCase):
         self.assertReleaseIn("build-1", first)
         self.stopEverything()
 
+    def test_an_edit_that_names_another_release(self):
+        """It is got while the guest runs on; then the guest is restarted with it."""
+        self.publish("build-1")
+        second = self.publish("build-2")
+        server = self.serve_with_faults(stall_timeout="60s")
+        path = "/builds/build-2/sp-vm-build-2.img"
+        server.behaviours[path] = [{"hang": 1 << 20}]
+        self.begin()
+        self.vm_file(run={"vm_build": "build-1"})
+        self.runs()
+        self.vm_file(run={"vm_build": "build-3"})  # there is none of that name
+        wait_for(lambda: "build-3" in self.reason() and "404" in self.reason(), "that to be told", 30, 0.02)
+        self.vm_file(run={"vm_build": "build-2"})
+        wait_for(lambda: re.search(r"its new image: downloading \d+ %", self.reason()), "the download to be shown", 30, 0.02)
+        vm = self.host.vm("sp")
+        self.assertEqual((vm["state"], vm["incarnation"]), ("running", 1))
+        # The next manager finds the edit and waits too. What the service had asked for is cut off, and goes on.
+        self.host.kill_manager()
+        self.host.start_manager()
+        wait_for(lambda: "downloading" in self.reason(), "the next manager to wait for it", 30, 0.02)
+        server.behaviours[path] = [{}]
+        self.stop_imaged()
+        self.start_imaged()
+        wait_for(lambda: self.host.vm("sp")["incarnation"] == 2 and self.host.vm("sp")["state"] == "running", "the restart", 60, 0.05)
+        self.started("sp")
+        self.assertReleaseIn("build-2", second)
+        self.assertEqual(self.reason(), "")
+        self.stopEverything()
+
     def test_a_snapshot_of_another_release_than_the_spec_names(self):
         """The guest goes on, and boots again, with kernel and root hash of the disks it was saved with."""
         first = self.publish("build-1")
