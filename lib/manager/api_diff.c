@@ -63,7 +63,7 @@ static void planned(struct plan_request *p)
     const struct vm *vm = p->vm;
 
     d->p = p;
-    if (d->answer.call && p->r >= 0) {
+    if (d->answer.call && (p->r >= 0 || plan_awaits_image(p))) {
         d->known = registry_find(vm->manager, vm->name) != NULL;
         d->lives = vm->presence == PRESENCE_SHIM || vm->presence == PRESENCE_ORPHAN;
         d->job = (struct job){ .run = compare_run, .done = compare_done };

@@ -188,7 +188,8 @@ static void applied_planned(struct plan_request *p)
     (void)str_set(&vm->spec_error, p->r < 0 && !plan_awaits_image(p) ? p->err.text : NULL);
     if (p->r >= 0)
         plan_image_note(p);
-    differs = lives && vm->plan_digest[0] && vm->next_digest[0] && !streq(vm->plan_digest, vm->next_digest);
+    /* What runs has a release that is here, so one that isn't is another. */
+    differs = lives && vm->plan_digest[0] && (plan_awaits_image(p) || (vm->next_digest[0] && !streq(vm->plan_digest, vm->next_digest)));
     if (differs && p->r >= 0) {
         live_begin_consume(p, applied_live, done);
         return;

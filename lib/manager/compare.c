@@ -17,23 +17,29 @@ int compare_with_running(const struct plan_request *p, struct comparison *ret, s
     auto_plan struct plan old = { 0 }, new = { 0 };
     auto_json json_t *old_spec = NULL;
     struct changes_input in = { .new_spec = p->native, .old = &old, .new = &new };
+    bool awaited = plan_awaits_image(p); /* there is no plan of it before its image is here: the specs alone are compared */
     char digest[17];
     int r;
 
     if (!p->running)
         return err_set(err, EINVAL, "unreadable", "the plan that %s runs by can't be read", p->vm->name);
     r = plan_from_json(p->running, &old, err);
-    if (r >= 0)
+    if (r >= 0 && !awaited)
         r = plan_from_json(p->next, &new, err);
     if (r >= 0)
         r = plan_digest(&old, digest);
     if (r < 0)
         return r;
     in.old_spec = old_spec = launch_record_native(p->vm->manager->run_vms_fd, p->vm->name, digest);
+    if (awaited)
+        in.old = in.new = NULL;
     r = changes_list(&in, &ret->differences);
     if (r < 0)
         return r;
-    ret->effect = streq(digest, p->digest) ? EFFECT_NONE : changes_need_restart(ret->differences) ? EFFECT_RESTART : EFFECT_LIVE;
+    ret->effect = awaited                                  ? EFFECT_RESTART
+                  : streq(digest, p->digest)               ? EFFECT_NONE
+                  : changes_need_restart(ret->differences) ? EFFECT_RESTART
+                                                           : EFFECT_LIVE;
     return 0;
 }
 

@@ -17,8 +17,8 @@ struct comparison {
     json_t *differences; /* array of Difference (io.holdfast.Manager) */
 };
 
-/* Of a request that was planned with PLAN_SHOW: NONE, LIVE or RESTART. -EINVAL with words when the plan that runs can't be read. Blocks: for a
- * worker's thread. */
+/* Of a request that was planned with PLAN_SHOW, or awaits its image: NONE, LIVE or RESTART. -EINVAL with words when the plan that runs can't be
+ * read. Blocks: for a worker's thread. */
 int compare_with_running(const struct plan_request *p, struct comparison *ret, struct err *err);
 /* The same when nothing runs: START, and what is different from `file`, the spec on disk (NULL: none). */
 int compare_with_file(const struct plan_request *p, const json_t *file, struct comparison *ret);

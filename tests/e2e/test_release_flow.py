@@ -212,6 +212,29 @@ class Flow(DiskTest, ImagesCase):
         self.assertEqual(self.reason(), "")
         self.stopEverything()
 
+    def test_what_a_release_that_is_not_here_would_change(self):
+        """That is told without it, and nothing is fetched for the question."""
+        for version in ("build-1", "build-2"):
+            self.publish(version)
+        self.serve_with_faults()
+        self.begin()
+        old, new = ({"name": "sp", "memory": "128M", "accel": "tcg", "image": {"name": "sp-vm", "version": v}} for v in ("build-1", "build-2"))
+        self.assertEqual(self.host.vmctl("apply", "--dry-run", "-", stdin=json.dumps(old)).stdout, "sp: would be created\n")
+        self.assertEqual(self.host.vmctl("image", "list", "-q").stdout, "")
+        self.host.apply(old)
+        one, = json.loads(self.host.vmctl("diff", "-", "--json", stdin=json.dumps(new)).stdout)
+        self.assertEqual((one["effect"], one["differences"]), ("restart", [{"what": "/image/version", "old": "build-1", "new": "build-2", "live": False}]))
+        self.assertIn("vmctl restart sp", self.host.apply(new).stdout)
+        restarted = self.host.vmctl("restart", "sp", check=False)
+        self.assertEqual(restarted.returncode, 1)
+        self.assertIn("vmctl image pull sp-vm/build-2", restarted.stderr)
+        self.assertEqual(self.host.vm("sp")["state"], "running")
+        self.host.vmctl("stop", "sp", "--force")
+        one, = json.loads(self.host.vmctl("diff", "sp", "--json").stdout)
+        self.assertEqual((one["effect"], one["differences"]), ("start", []))
+        self.assertEqual(self.host.vmctl("image", "list", "-q").stdout, "sp-vm/build-1\n")
+        self.stopEverything()
+
     def test_a_snapshot_of_another_release_than_the_spec_names(self):
         """The guest goes on, and boots again, with kernel and root hash of the disks it was saved with."""
         first = self.publish("build-1")
