@@ -43,16 +43,20 @@ static void show(const json_t *release)
 
 static enum outcome run(const struct invocation *in)
 {
-    auto_json json_t *reply = NULL;
+    auto_json json_t *reply = NULL, *verified = NULL;
     struct image_word image;
-    enum outcome outcome = image_word_read(in, in->args[0], in->image_verify, &image);
+    enum outcome outcome = image_word_read(in, in->args[0], false, &image);
+    bool is_newest = outcome == OUTCOME_DONE && !strchr(in->args[0], '/');
 
-    if (outcome != OUTCOME_DONE)
-        return outcome;
-    if (in->image_verify)
-        outcome = image_follow_consume(in, "Verify", "verifying", in->args[0], image_parameters(&image), &reply);
-    else
+    if (outcome == OUTCOME_DONE && (!in->image_verify || is_newest))
         outcome = image_call_consume(in, "GetRelease", image_parameters(&image), &reply);
+    if (outcome == OUTCOME_DONE && in->image_verify) { /* which takes no "auto" */
+        if (is_newest)
+            image.version = member_text(json_object_get(reply, "release"), "version");
+        outcome = image_follow_consume(in, "Verify", "verifying", in->args[0], image_parameters(&image), &verified);
+        json_decref(reply);
+        reply = steal_ptr(&verified);
+    }
     if (outcome != OUTCOME_DONE)
         return outcome;
     json_t *release = json_object_get(reply, "release");

@@ -35,8 +35,9 @@ class WholePull(ImagesCase):
         self.assertEqual((listed["releases"][0]["problem"], listed["sources"][0]["newest"]), (None, "v1"))
         shown = self.host.vmctl("image", "show", "sp-vm", "--json").stdout
         self.assertEqual(json.loads(shown)["size"], sum(f["size"] for f in manifest.values()))
-        self.assertIn("verified, the newest", self.host.vmctl("image", "show", "sp-vm/v1", "--verify").stdout)
-        for words in (("show", "sp-vm/v2"), ("pull", "sp-vm/v2"), ("delete", "sp-vm/v2"), ("show", "other"), ("pull", "other")):
+        for word in ("sp-vm/v1", "sp-vm"):
+            self.assertIn("sp-vm/v1\n  state        verified, the newest", self.host.vmctl("image", "show", word, "--verify").stdout)
+        for words in (("show", "sp-vm/v2"), ("pull", "sp-vm/v2"), ("delete", "sp-vm/v2"), ("show", "other"), ("show", "--verify", "other"), ("pull", "other")):
             done = self.host.vmctl("image", *words, check=False)
             self.assertEqual((done.returncode, done.stdout), (3, ""), (words, done.stderr))
         for words in (("show", "a/b/c"), ("pull", "/"), ("delete", "sp-vm")):
