@@ -235,8 +235,11 @@ int image_prune(const struct image_store *store, int state_vms_fd, const char *n
         verified = verified || !release->problem;
         if (++seen <= keep)
             continue;
-        r = first_verified ? add(&list, release, 0, "it is the newest verified one")
-                           : prune_one(store, state_vms_fd, release, dry_run, &list);
+        if (release->problem && !release->record.name) /* whatever it is, or is going to be */
+            r = add(&list, release, 0, release->problem);
+        else
+            r = first_verified ? add(&list, release, 0, "it is the newest verified one")
+                               : prune_one(store, state_vms_fd, release, dry_run, &list);
     }
     if (r < 0)
         return r;

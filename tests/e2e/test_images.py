@@ -542,6 +542,22 @@ class Keeping(ImagesCase):
         self.assertEqual([(k["version"], k["reason"]) for k in kept], [("v1", "it is the newest verified one")])
         self.assertEqual(self.call("GetRelease", name="sp-vm", version="auto")["release"]["version"], "v1")
 
+    def test_what_has_no_record_stays(self):
+        """It may be a release that somebody is just copying there."""
+        self.configure(self.github(self.server.url), keep_versions=1)
+        for version, file in (("u1", "vmlinuz"), ("u2", "image.json")):
+            os.makedirs(self.store("sp-vm", version))
+            with open(self.store("sp-vm", version, file), "w") as f:
+                f.write('{"schema": 99}')
+        self.make_many("v1", "v2")
+        self.assertEqual(self.versions(), ["v2", "u2", "u1"])
+        kept = {k["version"]: k["reason"] for k in self.call("Prune")["kept"]}
+        self.assertIn("No such file", kept["u1"])
+        self.assertIn("schema", kept["u2"])
+        self.assertEqual(os.listdir(self.store("sp-vm", "u1")), ["vmlinuz"])
+        self.call("Delete", name="sp-vm", version="u1")
+        self.assertEqual(self.versions(), ["v2", "u2"])
+
     def test_damage(self):
         self.make_many("v1")
         path = self.store("sp-vm", "v1", "bios-v1.img")
