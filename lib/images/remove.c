@@ -83,6 +83,18 @@ static int check_users(int state_vms_fd, const char *name, const char *version, 
     return 0;
 }
 
+/* Somebody holds it: most likely who was started with it. */
+static int held(int state_vms_fd, const char *name, const char *version, struct err *err)
+{
+    auto_strv struct strv vms = { 0 };
+    bool unclear = false;
+
+    if (image_users(state_vms_fd, name, version, &vms, &unclear) >= 0 && !unclear && vms.n)
+        return err_set(err, EBUSY, "in-use", "image %s/%s is what %s%s runs with: stop and delete it, or let it run with another one", name,
+                       version, vms.items[0], vms.n > 1 ? ", and others," : "");
+    return err_set(err, EBUSY, "in-use", "image %s/%s is held by a running VM or another process", name, version);
+}
+
 /* The folder, exclusively locked. */
 static int take(const struct image_store *store, int state_vms_fd, const char *name, const char *version, struct err *err)
 {
@@ -92,7 +104,7 @@ static int take(const struct image_store *store, int state_vms_fd, const char *n
     if (fd < 0)
         return err_set(err, ENOENT, "no-such-image", "there is no image \"%s/%s\" here", name, version);
     if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-        return errno == EWOULDBLOCK ? err_set(err, EBUSY, "in-use", "image %s/%s is held by a running VM or another process", name, version)
+        return errno == EWOULDBLOCK ? held(state_vms_fd, name, version, err)
                                     : err_set_errno(err, errno, "no-lock", "image %s/%s", name, version);
     /* Under the lock: whoever comes to use it takes that first, and writes the record then. */
     r = check_users(state_vms_fd, name, version, err);

@@ -119,6 +119,7 @@ class Flow(DiskTest, ImagesCase):
         self.assertEqual((release["in_use_by"], release["locked"], release["verified"]), (["sp"], True, True))
         refused = self.host.vmctl("image", "delete", "sp-vm/build-1", check=False)
         self.assertEqual(refused.returncode, 6, refused.stderr)
+        self.assertIn("sp-vm/build-1 is what sp runs with", refused.stderr)
 
         # Another release is there: what runs goes on with its own until it is restarted.
         second = self.publish("build-2")
