@@ -18,7 +18,7 @@ static int open_base(const struct image_source *source, struct err *err)
     auto_fd int fd = open(source->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (fd < 0)
-        return err_set_errno(err, errno == ENOENT ? EAGAIN : errno, "source", "%s", source->path);
+        return err_set(err, errno == ENOENT ? EAGAIN : errno, "source", "%s: %s", source->path, strerror(errno));
     return steal_fd(&fd);
 }
 
@@ -100,7 +100,7 @@ static int copy(struct image_task *task, int fd, struct sink *sink, const char *
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return err_set_errno(err, EAGAIN, "source", "%s", name);
+            return err_set(err, EAGAIN, "source", "%s: %s", name, strerror(errno));
         if (n == 0)
             return 0;
         r = sink_write(sink, buffer, (size_t)n, err);

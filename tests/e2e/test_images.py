@@ -417,6 +417,11 @@ class Kinds(ImagesCase):
         done = self.host.vmctl("image", "import", "sp-vm/v12", folder, check=False)
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertEqual(sorted(os.listdir(self.store("sp-vm"))), [".newest.json", "v10", "v11"])
+        # The share is not mounted: tried again, and told as what it is.
+        away = os.path.join(self.host.root, "away")
+        self.configure({"kind": "folder", "path": away}, retries=1)
+        done = self.host.vmctl("image", "pull", "sp-vm/v13", check=False)
+        self.assertEqual((done.returncode, done.stderr), (1, f"vmctl: {away}: No such file or directory (tried 2 times)\n"))
 
     def test_command(self):
         manifest = self.make_release("v1", {"image": 2 * MIB, "bios": 1000})
