@@ -2,6 +2,7 @@
 
 #include "lib/manager/allocations.h"
 #include "lib/manager/planner.h"
+#include "lib/manager/rollout.h"
 #include "lib/manager/state.h"
 
 /* Whatever may still run counts, known or not. */
@@ -37,6 +38,7 @@ void hold_freed(struct manager *m)
         vm->blocked = vm->gave_up = false;
         vm_changed(vm);
     }
+    rollout_retry(m);
     if (m->serving)
         planner_check(m);
 }

@@ -11,6 +11,8 @@
 #include "lib/manager/wait.h"
 #include "lib/manager/wish.h"
 
+enum { RETRY_US = 10 * 1000 * 1000 }; /* while somebody else on the host has what a VM needs */
+
 struct rollout {
     struct manager *manager;
     struct vm *current; /* being restarted; a reference */
@@ -51,15 +53,39 @@ void rollout_free(struct rollout *r)
     free(r);
 }
 
-static void sleep_until_next(struct rollout *r)
+static void sleep_until(struct rollout *r, uint64_t then)
 {
     struct ev_loop *ev = loop_ev(r->manager->loop);
     uint64_t now = clock_mono_us();
 
     ev_timer_stop(ev, &r->timer);
     ev_now_update(ev);
-    ev_timer_set(&r->timer, r->next_us > now ? (double)(r->next_us - now) / 1e6 : 0., 0.);
+    ev_timer_set(&r->timer, then > now ? (double)(then - now) / 1e6 : 0., 0.);
     ev_timer_start(ev, &r->timer);
+}
+
+static void forget_refusal(struct vm *vm)
+{
+    free(steal_ptr(&vm->restart_refused));
+    vm->restart_retry = 0;
+}
+
+static void give_up_turn(struct vm *vm)
+{
+    forget_refusal(vm);
+    vm->restart_turn = 0;
+}
+
+/* It keeps its turn, and goes on as it is, until what it needs may be free. */
+static void postpone(struct plan_request *p)
+{
+    struct vm *vm = p->vm;
+
+    if (!streq_opt(vm->restart_refused, p->err.text))
+        log_vm_warning(vm->name, "not restarted for %s yet, since it could not be started again: %s", reasons[vm->restart_why],
+                       p->err.text);
+    (void)str_set(&vm->restart_refused, p->err.text);
+    vm->restart_retry = p->refusal == REFUSAL_BY_HOST ? clock_mono_us() + RETRY_US : UINT64_MAX;
 }
 
 static void end_turn(struct rollout *r, bool restarted)
@@ -110,10 +136,14 @@ static void planned(struct plan_request *p)
         plan_request_free(p);
         return;
     }
-    if (p->r < 0)
+    if (p->r < 0 && p->refusal != REFUSAL_NONE)
+        postpone(p);
+    else if (p->r < 0)
         log_vm_warning(vm->name, "not restarted for %s, since it could not be started again: %s", reasons[vm->restart_why], p->err.text);
-    if (p->r < 0 || same || is_moot(vm)) {
-        vm->restart_turn = 0;
+    if (p->r < 0 && p->refusal != REFUSAL_NONE) {
+        end_turn(r, false);
+    } else if (p->r < 0 || same || is_moot(vm)) {
+        give_up_turn(vm);
         end_turn(r, false);
     } else if (!is_ready(vm)) { /* it keeps its turn */
         end_turn(r, false);
@@ -121,7 +151,7 @@ static void planned(struct plan_request *p)
         uint64_t from = vm->incarnation + 1;
         uint32_t write;
 
-        vm->restart_turn = 0;
+        give_up_turn(vm);
         log_vm_info(vm->name, "is restarted for %s", reasons[vm->restart_why]);
         vm->stop_due = true;
         reconcile_fresh(vm);
@@ -132,9 +162,13 @@ static void planned(struct plan_request *p)
     plan_request_free(p);
 }
 
-static struct vm *pick(const struct manager *m)
+/* NULL: none can be restarted now; `ret_us` is when one should be looked at again then. */
+static struct vm *pick(const struct manager *m, uint64_t *ret_us)
 {
+    uint64_t now = clock_mono_us();
     struct vm *first = NULL;
+
+    *ret_us = UINT64_MAX;
 
     map_foreach (m->vms, e) {
         struct vm *vm = map_value(e);
@@ -142,7 +176,9 @@ static struct vm *pick(const struct manager *m)
         if (vm->restart_turn == 0)
             continue;
         if (is_moot(vm))
-            vm->restart_turn = 0;
+            give_up_turn(vm);
+        else if (vm->restart_retry > now)
+            *ret_us = *ret_us < vm->restart_retry ? *ret_us : vm->restart_retry;
         else if (is_ready(vm) && (!first || vm->restart_turn < first->restart_turn))
             first = vm;
     }
@@ -153,18 +189,25 @@ static void next(void *arg)
 {
     struct rollout *r = arg;
     struct vm *vm;
+    uint64_t then;
 
-    if (r->current || r->manager->stopping || !(vm = pick(r->manager)))
+    if (r->current || r->manager->stopping)
         return;
+    vm = pick(r->manager, &then);
+    if (!vm) {
+        if (then < UINT64_MAX)
+            sleep_until(r, then);
+        return;
+    }
     if (r->next_us > clock_mono_us()) {
-        sleep_until_next(r);
+        sleep_until(r, r->next_us);
         return;
     }
     r->current = vm_ref(vm);
-    if (plan_request(vm, 0, planned, r) < 0) {
+    if (plan_request(vm, PLAN_ADMIT, planned, r) < 0) {
         vm_unref(steal_ptr(&r->current));
         r->next_us = clock_mono_us() + r->manager->config.watch.restart_interval * 1000 + 1;
-        sleep_until_next(r);
+        sleep_until(r, r->next_us);
     }
 }
 
@@ -172,6 +215,7 @@ void rollout_add(struct vm *vm, enum rollout_why why)
 {
     struct rollout *r = vm->manager->rollout;
 
+    forget_refusal(vm); /* by what is asked for now it may be another matter */
     if (vm->restart_turn == 0) {
         vm->restart_turn = ++r->turns;
         vm->restart_why = (uint8_t)why;
@@ -186,13 +230,27 @@ void rollout_drop(struct vm *vm)
         return;
     if (vm->restart_turn)
         log_vm_info(vm->name, "its spec is what it runs by again: not restarted");
-    vm->restart_turn = 0;
+    give_up_turn(vm);
 }
 
 void rollout_check(struct vm *vm)
 {
     if (vm->restart_turn)
         kick(vm->manager->rollout);
+}
+
+void rollout_retry(struct manager *m)
+{
+    bool any = false;
+
+    map_foreach (m->vms, e) {
+        struct vm *vm = map_value(e);
+
+        any = any || vm->restart_retry;
+        vm->restart_retry = 0; /* what it was refused for is shown until it is known better */
+    }
+    if (any)
+        kick(m->rollout);
 }
 
 void rollout_wait(struct manager *m) { m->rollout->next_us = clock_mono_us() + m->config.watch.restart_interval * 1000; }
@@ -205,7 +263,10 @@ char *rollout_reason(const struct vm *vm)
 
     if (vm->restart_turn == 0)
         return NULL;
-    if (vm->view == STATE_PAUSED)
+    if (vm->restart_refused)
+        (void)str_format(&text, "%s: it is not restarted yet, since it could not be started again: %s", news[vm->restart_why],
+                         vm->restart_refused);
+    else if (vm->view == STATE_PAUSED)
         (void)str_format(&text, "%s: it is restarted once it is resumed", news[vm->restart_why]);
     else if (r->current && r->current != vm)
         (void)str_format(&text, "%s: it is restarted after %s", news[vm->restart_why], r->current->name);

@@ -19,6 +19,8 @@ void rollout_drop(struct vm *vm);
 
 /* Something about a VM that waits has changed. */
 void rollout_check(struct vm *vm);
+/* Something that VMs hold, or what they may hold, has become more: those that could not have been started again are looked at once more. */
+void rollout_retry(struct manager *m);
 
 /* A restart may be under way that an earlier manager began: the next one waits for an interval. */
 void rollout_wait(struct manager *m);

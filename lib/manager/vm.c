@@ -77,6 +77,7 @@ void vm_unref(struct vm *vm)
     free(vm->spec_file);
     free(vm->spec_second);
     free(vm->spec_error);
+    free(vm->restart_refused);
     free(vm->reason);
     free(vm->image);
     free(vm->launch_error);

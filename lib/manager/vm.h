@@ -64,6 +64,8 @@ struct vm {
     char spec_digest[17];    /* json_digest() of the file, "": not known */
     char applied_digest[17]; /* the same of the newest that a command has written */
     uint8_t restart_why;     /* enum rollout_why, of that */
+    char *restart_refused;   /* why it could not be started again then, NULL: nothing is known against it */
+    uint64_t restart_retry;  /* CLOCK_MONOTONIC in us of the next look at that */
     uint8_t image_update;    /* enum image_update, as its spec says */
     char *image;             /* the image whose newest release it is to run with, NULL: none, or a fixed one */
     char *spec_second;       /* another file that has it too, NULL: none; while both are there neither counts */

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -536,6 +537,33 @@ class Restarting(WatchCase):
         self.wait_incarnation("c", 2)
         self.assertEqual((self.host.state("a"), self.incarnation("a")), ("running", 1))
         wait_for(lambda: self.incarnation("b") == 2, "b to be restarted")
+        self.stopEverything()
+
+    def test_one_that_finds_no_room_runs_on_until_there_is(self):
+        self.write_config(watch={"delete_grace": GRACE, "restart_interval": "100ms"}, limits={"memory": "64M"})
+        self.host.start_manager()
+        for name in ("a", "b"):
+            self.write(self.host.fake_spec(name, memory="24M"))
+            self.host.wait_state(name, "running")
+        self.write(self.host.fake_spec("a", memory="56M"))
+        self.wait_reason("a", "it is not restarted yet, since it could not be started again: not enough memory: it asks for 56M")
+        self.assertEqual((self.host.state("a"), self.incarnation("a")), ("running", 1))
+        self.host.vmctl("delete", "b", "--force")
+        self.assertFalse(self.wait_incarnation("a", 2)["changed"])
+        self.stopEverything()
+
+    def test_one_whose_port_somebody_has_runs_on_until_it_is_free(self):
+        self.start()
+        self.write(self.host.fake_spec("web"))
+        self.host.wait_state("web", "running")
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            self.write(self.host.fake_spec("web", memory="24M", network=[{"forward": [{"host": f"127.0.0.1:{port}", "guest": 80}]}]))
+            self.wait_reason("web", f"127.0.0.1:{port}/tcp is taken by ")
+            self.assertEqual((self.host.state("web"), self.incarnation("web")), ("running", 1))
+        self.wait_incarnation("web", 2)
         self.stopEverything()
 
     def test_edited_while_no_manager_ran(self):
