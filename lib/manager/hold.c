@@ -3,6 +3,7 @@
 #include "lib/manager/allocations.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/rollout.h"
+#include "lib/manager/spec_edit.h"
 #include "lib/manager/state.h"
 
 /* Whatever may still run counts, known or not. */
@@ -32,13 +33,14 @@ void hold_freed(struct manager *m)
         struct vm *vm = map_value(e);
 
         if (vm->contested)
-            vm->check_due = true;
+            vm->check_due = vm->edit_due = true;
         if (!vm->blocked)
             continue;
         vm->blocked = vm->gave_up = false;
         vm_changed(vm);
     }
     rollout_retry(m);
+    spec_edit_kick(m);
     if (m->serving)
         planner_check(m);
 }

@@ -566,6 +566,26 @@ class Restarting(WatchCase):
         self.wait_incarnation("web", 2)
         self.stopEverything()
 
+    def test_what_another_edited_one_lets_go_of(self):
+        """One wants the port that another has, and is edited first."""
+        def spec(name, memory, port):
+            return self.host.fake_spec(name, memory=memory, network=[{"forward": [{"host": f"127.0.0.1:{port}", "guest": 80}]}])
+
+        with socket.socket() as a, socket.socket() as b, socket.socket() as c:
+            for each in (a, b, c):
+                each.bind(("127.0.0.1", 0))
+            ports = [each.getsockname()[1] for each in (a, b, c)]
+        self.start()
+        for name, port in (("a", ports[0]), ("b", ports[1])):
+            self.write(spec(name, "16M", port))
+            self.host.wait_state(name, "running")
+        self.write(spec("b", "24M", ports[0]))
+        self.wait_reason("b", f"127.0.0.1:{ports[0]}/tcp is taken by VM a")
+        self.write(spec("a", "24M", ports[2]))
+        self.wait_incarnation("a", 2)
+        self.wait_incarnation("b", 2)
+        self.stopEverything()
+
     def test_edited_while_no_manager_ran(self):
         self.start()
         names = ("a", "b", "same")
