@@ -141,7 +141,7 @@ static void fresh(struct vm *vm, bool is_new)
 
 static void edited(struct vm *vm, const struct spec_entry *e)
 {
-    bool was_enabled = vm->enabled, was_known = vm->spec_digest[0];
+    bool was_enabled = vm->enabled, was_known = vm->enabled_known; /* also across a file that could not be read for a while */
 
     note(vm, e);
     log_vm_info(vm->name, "its spec %s was edited", e->file);
@@ -201,7 +201,7 @@ static void gone(struct vm *vm)
 {
     if (!vm->has_spec || vm->wanted.deleting || vm->forgetting)
         return;
-    vm->has_spec = vm->check_due = false;
+    vm->has_spec = vm->check_due = vm->enabled_known = false;
     vm->spec_digest[0] = '\0';
     free(steal_ptr(&vm->spec_second));
     (void)str_set(&vm->spec_error, NULL);

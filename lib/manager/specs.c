@@ -63,6 +63,7 @@ void specs_note_facts(struct vm *vm, const char *digest, bool enabled, uint8_t p
 {
     vm->has_spec = true;
     vm->enabled = enabled;
+    vm->enabled_known = true;
     vm->policy = policy;
     vm->check_due = true;
     memcpy(vm->spec_digest, digest, sizeof(vm->spec_digest));

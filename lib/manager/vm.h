@@ -55,6 +55,7 @@ struct vm {
 
     /* The spec. */
     bool has_spec, enabled, check_due;
+    bool enabled_known;      /* `enabled` is of a file that could be read */
     bool contested;          /* what is wrong with it is what another VM has */
     bool edit_due;           /* what an edit of it means is to be found out */
     bool gone_seen;          /* it was seen to be deleted */

@@ -586,6 +586,23 @@ class Restarting(WatchCase):
         self.wait_incarnation("b", 2)
         self.stopEverything()
 
+    def test_disabled_while_it_waits(self):
+        """Also where its file could not be read in between."""
+        self.write_config(watch={"delete_grace": GRACE}, limits={"memory": "32M"})
+        self.host.start_manager()
+        for name in ("a", "b"):
+            self.write(self.host.fake_spec(name, memory="24M"))
+            wait_for(lambda name=name: self.host.list().get(name, {}).get("state") in ("running", "failed"), name)
+        with open(self.spec_path("b"), "w") as f:
+            f.write("{")
+        self.wait_log(r"vm=b b\.json: line 1")
+        self.write(self.host.fake_spec("b", memory="24M", enabled=False))
+        wait_for(lambda: self.host.vm("b")["wanted"] == "stopped", "what isn't enabled any more to be stopped")
+        self.host.vmctl("stop", "a")
+        self.settled()
+        self.assertEqual((self.host.state("b"), self.incarnation("b")), ("stopped", 0))
+        self.stopEverything()
+
     def test_edited_while_no_manager_ran(self):
         self.start()
         names = ("a", "b", "same")
