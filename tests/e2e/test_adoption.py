@@ -66,6 +66,7 @@ class Adoption(HostTest):
             self.host.wait_state(state, state)
         for state in ("exited", "failed"):  # a shim that has nothing left to do says so, and then leaves
             wait_for(lambda state=state: self.host.vm(state)["shim_pid"] is None, f"the shim of {state} to be gone")
+        wait_for(lambda: self.host.vm("launching")["qemu_pid"], "the QEMU of launching, which may not have been told yet")
         before = {name: (vm["shim_pid"], vm["qemu_pid"], vm["incarnation"]) for name, vm in self.host.list().items()}
         for _ in range(3):
             self.host.kill_manager()
