@@ -1,6 +1,7 @@
 """Draining the host: guests go down newest first and some at a time, nothing starts meanwhile, and all of it again after the next boot."""
 import json
 import os
+import socket
 import threading
 
 from harness import HostTest, main, wait_for
@@ -109,6 +110,22 @@ class Drain(HostTest):
             os.kill(shim, 18)
         # It answers again, so it goes, too.
         self.host.wait_state("one", "stopped")
+
+    def test_a_launch_that_waits_for_its_image_is_called_off(self):
+        """An image service that takes calls and never answers: a host that goes down doesn't wait for it."""
+        self.host.start_manager()
+        self.running("one")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as images:
+            images.bind(os.path.join(self.host.dirs["run"], "images.sock"))
+            images.listen(8)
+            self.host.write_spec({"name": "waits", "memory": "64M", "accel": "tcg", "image": {"name": "nobodys"}})
+            self.host.wait_state("waits", "preparing")
+            images.settimeout(30)
+            asked, _ = images.accept()
+            self.addCleanup(asked.close)
+            self.host.vmctl("drain", timeout=30)
+            self.assertEqual(self.host.state("waits"), "stopped")
+            self.assertEqual(self.host.state("one"), "stopped")
 
     def test_numbers_that_are_none(self):
         self.host.start_manager()

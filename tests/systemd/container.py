@@ -21,7 +21,8 @@ SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"  # where the host names none
 BASE = "systemd,systemd-sysv,dbus,libpam-systemd"
 # What the programs are linked against (the last two: built with sanitizers), what they start, and needrestart.
-PACKAGES = ("qemu-system-x86", "qemu-utils", "libev4", "libjansson4", "libsmartcols1", "libcap2", "needrestart", "dbus-user-session",
+PACKAGES = ("qemu-system-x86", "qemu-utils", "libev4", "libjansson4", "libsmartcols1", "libcap2", "libcurl4", "libssl3", "libzstd1",
+            "needrestart", "dbus-user-session",
             "libasan8", "libubsan1")
 EXIT_REBOOT = 133  # systemd-nspawn with --keep-unit, when the container wants to be started again
 

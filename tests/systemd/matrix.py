@@ -43,6 +43,8 @@ class Host(Container):
         self.run("systemd-sysusers")
         self.run("systemd-tmpfiles", "--create")
         self.run("systemctl", "enable", "--now", "holdfastd.service", "holdfast-drain.service")
+        if os.path.exists(f"{self.root}{self.units}/holdfast-imaged.service"):
+            self.run("systemctl", "enable", "--now", "holdfast-imaged.service")  # it says when it is ready, or this fails
         self.wait_manager()
 
     def wait_manager(self, deadline=30):
