@@ -68,6 +68,8 @@ class CrashPoints(FaultTest):
             self.host.start_manager(HOLDFAST_FAILPOINT=fuse)
             if operation != START:
                 self.host.apply(self.spec(point))
+                # The note that it was launched is a write of the wish, too, and may come after the answer.
+                wait_for(lambda: self.host.read_json("state", "web", "wanted.json").get("seen") == 1, "the launch to be noted", 10)
                 self.before = self.host.vm("web")
             else:
                 self.host.write_spec(self.spec(point))
