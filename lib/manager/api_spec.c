@@ -8,6 +8,7 @@
 #include "lib/manager/allocations.h"
 #include "lib/manager/api.h"
 #include "lib/manager/down.h"
+#include "lib/manager/launch.h"
 #include "lib/manager/launch_record.h"
 #include "lib/manager/live.h"
 #include "lib/manager/plan_image.h"
@@ -226,6 +227,7 @@ static void take_effect(struct apply *a, struct vm *vm, bool is_new, struct varl
         down_begin(vm); /* an earlier VM of this name may have left its last exit */
     else
         vm_changed(vm);
+    launch_plan_again(vm);
     if (!done || plan_request(vm, PLAN_SHOW, applied_planned, done) < 0) {
         free(done);
         if (call)

@@ -25,6 +25,7 @@
 struct launch {
     struct vm *vm;
     bool adopt;
+    bool stale;              /* the spec was edited since the plan was asked for */
     bool pulled;             /* its image was got; that it still isn't there is an error */
     struct image_pull *pull; /* the image is awaited */
     int sync_fd;             /* -1: not spawned yet */
@@ -353,6 +354,11 @@ static void on_plan(struct plan_request *p)
         plan_request_free(p);
         return;
     }
+    if (l->stale) {
+        plan_request_free(p);
+        plan(vm);
+        return;
+    }
     if (plan_awaits_image(p) && !l->pulled) {
         pull(l, p);
         plan_request_free(p);
@@ -415,6 +421,7 @@ static void plan(struct vm *vm)
         failed(vm, false, strerror(ENOMEM));
         return;
     }
+    vm->launch->stale = false;
     plan_request_begin(p);
 }
 
@@ -435,6 +442,24 @@ void launch_call_off(struct vm *vm)
 {
     if (vm->launch && vm->launch->pull)
         called_off(vm);
+}
+
+bool launch_is_preparing(const struct vm *vm) { return vm->launch && !vm->launch->adopt && vm->launch->sync_fd < 0; }
+
+void launch_plan_again(struct vm *vm)
+{
+    struct launch *l = vm->launch;
+
+    if (!launch_is_preparing(vm))
+        return;
+    l->pulled = false;
+    if (!l->pull) {
+        l->stale = true;
+        return;
+    }
+    image_pull_free(steal_ptr(&l->pull));
+    vm_set_view(vm, (enum vm_view)STATE_PREPARING, NULL);
+    plan(vm);
 }
 
 void launch_cancel(struct vm *vm)

@@ -5,6 +5,7 @@
 #include "lib/base/log.h"
 #include "lib/manager/api.h"
 #include "lib/manager/down.h"
+#include "lib/manager/launch.h"
 #include "lib/manager/planner.h"
 #include "lib/manager/reconcile.h"
 #include "lib/manager/registry.h"
@@ -151,8 +152,9 @@ static void edited(struct vm *vm, const struct spec_entry *e)
     vm->edit_due = true;
     if (vm->enabled && (!was_enabled || vm->wanted.by_spec))
         enable(vm);
-    else if (!vm->enabled && was_enabled && was_known && !lives(vm) && vm->wanted.wish == WANTED_RUNNING)
+    else if (!vm->enabled && was_enabled && was_known && (!lives(vm) || launch_is_preparing(vm)) && vm->wanted.wish == WANTED_RUNNING)
         wish_stop_by_spec(vm);
+    launch_plan_again(vm);
     vm_changed(vm);
 }
 

@@ -52,8 +52,8 @@ class Flow(DiskTest, ImagesCase):
             self.write_manifest(version, json.load(f))
         return root_hash
 
-    def vm_file(self, name="sp", run=None, **qemu):
-        file = {"name": name, "enabled": True,
+    def vm_file(self, name="sp", run=None, enabled=True, **qemu):
+        file = {"name": name, "enabled": enabled,
                 "run_configuration": {"debug": True, "vm_build": "auto", "argo_branch": "test",
                                       "provider_config": {"execution_controller_tee_prov_configmap": self.configmap}, **(run or {})},
                 "qemu_configuration": {"mode": "auto", "cores": 1, "mem_gb": 1, "state_disk_size_gb": 2, "ssh_port": 22022, "wg_port": 51822,
@@ -211,6 +211,34 @@ class Flow(DiskTest, ImagesCase):
         self.started("sp")
         self.assertReleaseIn("build-2", second)
         self.assertEqual(self.reason(), "")
+        self.stopEverything()
+
+    def test_an_edit_while_it_waits(self):
+        """The download may take hours: what the spec says by then counts, and whether it is enabled at all."""
+        first = self.publish("build-1")
+        self.publish("build-2")
+        server = self.serve_with_faults(stall_timeout="60s")
+        server.behaviours["/builds/build-2/sp-vm-build-2.img"] = [{"hang": 1 << 20}]
+        self.begin()
+        self.host.vmctl("image", "pull", "sp-vm/build-1")
+        self.vm_file(run={"vm_build": "build-2"})
+        wait_for(lambda: "downloading" in self.reason(), "the download to be shown", 30, 0.02)
+        self.vm_file(run={"vm_build": "build-2"}, enabled=False)
+        self.host.wait_state("sp", "stopped")
+        self.assertEqual(self.host.vm("sp")["wanted"], "stopped")
+        self.vm_file(run={"vm_build": "build-2"})
+        wait_for(lambda: "downloading" in self.reason(), "the download to be awaited again", 30, 0.02)
+        self.vm_file(run={"vm_build": "build-1"})
+        self.runs()
+        self.assertReleaseIn("build-1", first)
+        self.host.vmctl("stop", "sp", "--force")
+        # The same of a command.
+        spec = {"name": "sp", "memory": "128M", "accel": "tcg", "image": {"name": "sp-vm", "version": "build-2"}}
+        self.host.vmctl("apply", "--no-wait", "-", stdin=json.dumps(spec))
+        wait_for(lambda: "downloading" in self.reason(), "the download to be awaited for a command", 30, 0.02)
+        spec["image"]["version"] = "build-1"
+        self.host.apply(spec)
+        self.host.wait_state("sp", "running")
         self.stopEverything()
 
     def test_what_a_release_that_is_not_here_would_change(self):
