@@ -89,6 +89,10 @@ void api_diff(struct varlink_call *call, const json_t *parameters, void *userdat
         api_no_such_vm(call, name);
         return;
     }
+    if (vm && !vm->has_spec && !json_is_object(spec)) {
+        api_refuse(call, name, "there is no spec of %s: apply one", name);
+        return;
+    }
     if (!name_is_valid(name)) {
         api_refuse(call, name, "\"%s\" is no VM name (" NAME_RULE ")", name);
         return;

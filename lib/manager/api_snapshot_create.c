@@ -7,6 +7,7 @@
 #include "lib/base/log.h"
 #include "lib/manager/api.h"
 #include "lib/manager/call.h"
+#include "lib/manager/rollout.h"
 #include "lib/manager/snapshot_task.h"
 #include "lib/manager/snapshots.h"
 #include "lib/manager/specs.h"
@@ -223,6 +224,8 @@ static void on_shim(void *arg, struct vm *vm, const struct varlink_reply *r)
         log_vm_info(vm->name, "snapshot %s taken", c->name);
         c->made = true;
     }
+    vm->snapshots--;
+    rollout_check(vm);
     finish(c);
 }
 
@@ -246,8 +249,10 @@ static void check_done(struct job *job)
                                    json_pack("{s:I, s:s, s:s, s:s*, s:b}", "incarnation", (json_int_t)c->incarnation, "folder", folder,
                                              "name", c->name, "spec", c->spec, "live", (int)c->live),
                                    on_shim, c);
-    if (r >= 0)
+    if (r >= 0) {
+        vm->snapshots++;
         return;
+    }
     api_fail(c->answer.call, vm->name, "unreachable", NULL, "can't reach the shim of %s: %s", vm->name, strerror(-r));
     c->answer.call = NULL;
     finish(c);

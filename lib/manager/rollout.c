@@ -118,10 +118,10 @@ static bool is_moot(const struct vm *vm)
            vm->wanted.from > vm->incarnation;
 }
 
-/* A paused guest, or one that is being restored or has just been begun, is not taken down under its user's hands. */
+/* A paused guest, or one that is being restored, has just been begun or is being saved, is not taken down under its user's hands. */
 static bool is_ready(const struct vm *vm)
 {
-    return vm->presence == PRESENCE_SHIM && vm->answered && !vm->launch && !vm->spec_second && vm->has_spec &&
+    return vm->presence == PRESENCE_SHIM && vm->answered && !vm->launch && !vm->spec_second && vm->has_spec && vm->snapshots == 0 &&
            (vm->view == STATE_RUNNING || vm->view == STATE_BACKOFF) && !wish_restore_is_due(vm) && !wish_restore_is_open(vm);
 }
 
@@ -266,6 +266,8 @@ char *rollout_reason(const struct vm *vm)
     if (vm->restart_refused)
         (void)str_format(&text, "%s: it is not restarted yet, since it could not be started again: %s", news[vm->restart_why],
                          vm->restart_refused);
+    else if (vm->snapshots > 0)
+        (void)str_format(&text, "%s: it is restarted once its snapshot is taken", news[vm->restart_why]);
     else if (vm->view == STATE_PAUSED)
         (void)str_format(&text, "%s: it is restarted once it is resumed", news[vm->restart_why]);
     else if (r->current && r->current != vm)

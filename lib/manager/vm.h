@@ -111,6 +111,7 @@ struct vm {
     bool gave_up;             /* no further launch until somebody asks */
     bool from_next;           /* the wish is for the next incarnation, whatever number the records being read will give it */
     bool live_due;            /* a change that needs no restart waits until the shim can be told (live.h) */
+    uint32_t snapshots;       /* of it that its shim is taking, as far as this manager asked for them */
     bool stop_due;            /* somebody asked for a stop that has not been sent */
     uint64_t stop_sent;       /* incarnation a stop was sent to */
     struct launch *launch;

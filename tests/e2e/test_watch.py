@@ -326,6 +326,8 @@ class Deleting(WatchCase):
         self.host.wait_state("web", "stopped")
         vm = self.host.vm("web")
         self.assertEqual((vm["wanted"], vm["reason"], vm["last_exit"]["kind"]), ("stopped", "its spec is gone", "stopped"))
+        diff = self.host.vmctl("diff", "web", check=False)
+        self.assertEqual((diff.returncode, diff.stderr), (6, "vmctl: web: there is no spec of web: apply one\n"))
         self.assertTrue(os.path.exists(self.host.path("state", "web", "data.qcow2")))
         self.assertWhole("web")
         # written once more it is a new one
@@ -584,6 +586,26 @@ class Restarting(WatchCase):
         self.write(spec("a", "24M", ports[2]))
         self.wait_incarnation("a", 2)
         self.wait_incarnation("b", 2)
+        self.stopEverything()
+
+    def test_one_whose_snapshot_is_taken_waits_for_that(self):
+        """The shim stops in the middle of it."""
+        self.configure()
+        hold = os.path.join(self.host.root, "hold")
+        self.host.start_manager(HOLDFAST_FAILPOINT=f"shim.snapshot-copying=stop@{hold}")
+        self.write(self.host.guest_spec("web"))
+        self.host.wait_state("web", "running")
+        self.host.wait_ticks("web")
+        with open(hold, "w"):
+            pass
+        shim = self.host.vm("web")["shim_pid"]
+        with subprocess.Popen([program("vmctl"), *self.host.options(), "snapshot", "create", "web", "before"], stdout=subprocess.DEVNULL) as snapshot:
+            wait_for(lambda: not os.path.exists(hold), "the shim to stop")
+            self.write({**self.host.guest_spec("web"), "memory": "144M"})
+            self.wait_reason("web", "it is restarted once its snapshot is taken")
+            os.kill(shim, signal.SIGCONT)
+            self.assertEqual(snapshot.wait(60), 0)
+        self.wait_incarnation("web", 2)
         self.stopEverything()
 
     def test_disabled_while_it_waits(self):
