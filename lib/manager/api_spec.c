@@ -1,5 +1,7 @@
 /* Apply and Delete: the specs folder and the records, by two jobs each that may block. */
 #include <errno.h>
+#include <limits.h>
+#include <unistd.h>
 
 #include "lib/base/file.h"
 #include "lib/base/log.h"
@@ -124,12 +126,26 @@ static int note_known(const struct apply *a)
     return r < 0 ? r : launch_record_write(a->manager->run_vms_fd, apply_name(a), &record);
 }
 
+/* A file in its place would cut the spec off from where its owner keeps and edits it. */
+static int refuse_link(struct apply *a)
+{
+    char target[PATH_MAX];
+    ssize_t n = readlinkat(a->manager->specs_fd, a->file, target, sizeof(target) - 1);
+
+    if (n < 0)
+        return 0;
+    target[n] = '\0';
+    utf8_clean(target);
+    return err_set(&a->err, EMLINK, "refused", "%s/%s is a link to %s: edit that file, which is watched too, or remove the link first",
+                   a->manager->specs_dir, a->file, target);
+}
+
 static void write_run(struct job *job)
 {
     struct apply *a = container_of(job, struct apply, job);
     auto_free char *text = NULL, *lines = NULL;
 
-    if (a->change == APPLY_UNCHANGED)
+    if (a->change == APPLY_UNCHANGED || (a->r = refuse_link(a)) < 0)
         return;
     /* For people, who will edit it. */
     a->r = json_format_indented(a->spec, &text, NULL);
@@ -246,7 +262,10 @@ static void write_done(struct job *job)
     bool is_new = !registry_find(a->manager, name);
     struct vm *vm;
 
-    if (a->r < 0) {
+    if (a->r < 0 && streq(a->err.id, "refused")) {
+        if (call)
+            api_refuse(call, name, "%s", a->err.text);
+    } else if (a->r < 0) {
         if (call)
             api_fail(call, name, a->err.id, NULL, "%s", a->err.text);
     } else if (!(vm = registry_get_or_add(a->manager, name))) {

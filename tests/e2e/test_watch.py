@@ -181,6 +181,12 @@ class Editing(WatchCase):
         with open(real, "w") as f:
             json.dump({**spec, "memory": "24M"}, f)
         self.wait_incarnation("web", 3)
+        # a command doesn't put a file in the link's place
+        refused = self.host.apply({**spec, "memory": "26M"}, check=False)
+        self.assertEqual(refused.returncode, 6)
+        self.assertIn(f"web.json is a link to {real}: edit that file", refused.stderr)
+        self.assertTrue(os.path.islink(self.spec_path("web")))
+        self.host.apply({**spec, "memory": "24M"})
         second = os.path.join(self.elsewhere, "web-2.json")
         self.write({**spec, "memory": "28M"}, second)
         os.symlink(second, self.spec_path("web") + "~")
