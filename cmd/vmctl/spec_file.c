@@ -22,6 +22,7 @@ static int is_spec_name(const struct dirent *e)
 
 static enum outcome expand_folder(const char *folder, struct strv *paths)
 {
+    enum outcome outcome = OUTCOME_DONE;
     struct dirent **entries = NULL;
     int n = scandir(folder, &entries, is_spec_name, alphasort);
 
@@ -31,13 +32,22 @@ static enum outcome expand_folder(const char *folder, struct strv *paths)
     }
     for (int i = 0; i < n; i++) {
         size_t len = strlen(folder);
-        strv_pushf(paths, "%s%s%s", folder, len && folder[len - 1] == '/' ? "" : "/", entries[i]->d_name);
+        auto_free char *path = NULL;
+        struct stat st;
+
+        must(str_format(&path, "%s%s%s", folder, len && folder[len - 1] == '/' ? "" : "/", entries[i]->d_name) < 0 ? NULL : path);
         free(entries[i]);
+        if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) { /* a FIFO nobody writes to would be waited for */
+            complain("%s: not a file", path);
+            outcome = OUTCOME_FAILED;
+        } else {
+            strv_push(paths, path);
+        }
     }
     free(entries);
     if (n == 0)
         complain("%s: no *.json in this folder", folder);
-    return n == 0 ? OUTCOME_FAILED : OUTCOME_DONE;
+    return n == 0 ? OUTCOME_FAILED : outcome;
 }
 
 enum outcome spec_files_expand(const struct invocation *in, struct strv *ret_paths)
