@@ -9,7 +9,9 @@
 #include "lib/manager/hold.h"
 #include "lib/manager/launch_record.h"
 #include "lib/manager/link.h"
+#include "lib/manager/plan_allocate.h"
 #include "lib/manager/state.h"
+#include "lib/spec/load.h"
 
 /* A monitor that hangs has 10 s for a step, and again for taking it back; and vmctl, which waits for us, gives up after 30. */
 enum { UPDATE_TIMEOUT_MS = 25 * 1000 };
@@ -46,7 +48,12 @@ static void end_later(struct live *l)
 
 static void end_failed(struct live *l, const char *id, const char *text)
 {
-    log_vm_warning(l->p->vm->name, "it goes on with its earlier plan: %s", text);
+    struct vm *vm = l->p->vm;
+
+    if (!streq_opt(vm->spec_error, text)) {
+        log_vm_warning(vm->name, "it goes on with its earlier plan: %s", text);
+        (void)str_set(&vm->spec_error, text);
+    }
     end(l, &(struct live_result){ .restart_needed = true, .id = id, .error = text });
 }
 
@@ -103,10 +110,27 @@ static void updated(struct live *l, struct vm *vm, const json_t *changed)
     if (vm->incarnation == l->incarnation)
         memcpy(vm->plan_digest, l->p->digest, sizeof(vm->plan_digest));
     allocations_change_take(vm->manager->allocations, vm->name, &l->p->claims);
+    (void)str_set(&vm->spec_error, NULL);
     note_spec(l);
     log_vm_info(vm->name, "changed while it runs (%zu changes)", json_array_size(changed));
     vm_changed(vm);
     end(l, &(struct live_result){ .changed = changed });
+}
+
+/* QEMU says that it can't listen on a port, and not who does. */
+static void ports_run(struct job *job)
+{
+    struct live *l = container_of(job, struct live, job);
+
+    if (plan_check_host_ports(l->p, spec_is_spvm(l->p->spec)) < 0)
+        l->err = l->p->err;
+}
+
+static void ports_done(struct job *job)
+{
+    struct live *l = container_of(job, struct live, job);
+
+    end_failed(l, l->err.id, l->err.text);
 }
 
 static void refused(struct live *l, struct vm *vm, const struct varlink_reply *r)
@@ -123,7 +147,9 @@ static void refused(struct live *l, struct vm *vm, const struct varlink_reply *r
     } else if (streq(r->error, SHIM_INTERFACE ".WrongState") || streq(r->error, SHIM_INTERFACE ".StaleIncarnation")) {
         end_later(l);
     } else {
-        end_failed(l, id ? id : "shim", reason ? reason : r->error);
+        err_set(&l->err, EIO, id ? id : "shim", "%s", reason ? reason : r->error);
+        l->job = (struct job){ .run = ports_run, .done = ports_done };
+        worker_add(vm->manager->reader, &l->job);
     }
 }
 

@@ -33,8 +33,7 @@ static int refuse(struct plan_request *p, enum refusal refusal, int r)
     return r;
 }
 
-/* Its own QEMU, which is about to make room for its successor, is in nobody's way. */
-static int check_host_ports(struct plan_request *p, bool spvm)
+int plan_check_host_ports(struct plan_request *p, bool spvm)
 {
     struct allocations *a = p->vm->manager->allocations;
     bool own = !(p->use & PLAN_LAUNCH);
@@ -98,6 +97,6 @@ int plan_allocate(struct plan_request *p, struct spec *spec, bool spvm)
     r = allocations_admit(m->allocations, spec->name, &p->claims, &admission, &p->err);
     if (r < 0)
         return r == -EDQUOT ? refuse(p, REFUSAL_BY_VMS, r) : r;
-    r = check_host_ports(p, spvm);
+    r = plan_check_host_ports(p, spvm);
     return r >= 0 && (p->use & PLAN_LAUNCH) ? take(p, &admission) : r;
 }

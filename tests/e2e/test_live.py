@@ -138,8 +138,11 @@ class Live(HostTest):
             wish = {**spec, "network": network(new, taken), "restart": {"policy": "always"}}
             done = self.host.apply(wish, check=False)
             self.assertEqual(done.returncode, 1)
-            self.assertIn(f"web can't be given the forward tcp:127.0.0.1:{taken}-:80", done.stderr)
+            whose = f"/network/0/forward/1/host: 127.0.0.1:{taken}/tcp is taken by "
+            self.assertIn(whose, done.stderr)
+            self.assertIn(f"(pid {os.getpid()})", done.stderr)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertIn(whose, self.host.vm("web")["reason"])
         self.assertEqual(self.forwards(), [old])
         self.assertEqual(page(old), b"holdfast-guest\n")
         self.assertEqual(self.host.read_json("run", "web", "plan.json"), plan)
@@ -149,6 +152,7 @@ class Live(HostTest):
         # free again, and asked again
         one = self.apply_json(wish)
         self.assertEqual((one["change"], one["restart_needed"]), ("unchanged", False))
+        self.assertIsNone(self.host.vm("web")["reason"])
         self.assertEqual(self.forwards(), sorted((new, taken)))
         self.assertFalse(self.host.vm("web")["changed"])
         self.assertWhole("web")
