@@ -83,8 +83,14 @@ int plan_allocate(struct plan_request *p, struct spec *spec, bool spvm)
 
     p->refusal = REFUSAL_NONE;
     claims_clear(&p->claims);
-    if (p->use & (PLAN_TRY | PLAN_DRY))
-        return allocations_try(m->allocations, spec, &p->ports, &p->err);
+    if (p->use & (PLAN_TRY | PLAN_DRY)) {
+        r = allocations_try(m->allocations, spec, &p->ports, &p->err);
+        /* A spec that is shown before it is applied is refused as it would be then. */
+        if (r < 0 || !(p->use & PLAN_DRY) || !p->given || !spec->enabled)
+            return r;
+        r = claims_from_spec(spec, &p->claims);
+        return r < 0 ? r : check_claims(p, spec, spvm);
+    }
     r = allocations_give(m->allocations, spec, &p->ports, &p->err);
     if (r < 0 || p->place.run)
         return r;

@@ -94,6 +94,23 @@ class Allocation(HostTest):
         self.host.vmctl("delete", "mail", "--force")
         self.host.wait_state("web", "running")
 
+    def test_a_dry_run_is_refused_as_the_apply_would_be(self):
+        port = free_port()
+        self.configure(limits={"memory_per_vm": {"max": "32M"}})
+        self.host.start_manager()
+        self.host.apply(self.host.fake_spec("web", network=forwards((f"127.0.0.1:{port}", 80))))
+        path = os.path.join(self.host.root, "mail.json")
+        for spec, words in ((self.host.fake_spec("mail", network=forwards((f"127.0.0.1:{port}", 80))), "is taken by VM web"),
+                            (self.host.fake_spec("mail", memory="64M"), "/memory: 64M is more than limits.memory_per_vm.max")):
+            with open(path, "w") as f:
+                json.dump(spec, f)
+            for words_of_it in (("apply", path, "--dry-run"), ("diff", path), ("apply", path)):
+                self.refused(self.host.vmctl(*words_of_it, check=False), 1, words)
+        with open(path, "w") as f:
+            json.dump(self.host.fake_spec("mail", enabled=False, network=forwards((f"127.0.0.1:{port}", 80))), f)
+        self.assertIn("mail: would be created", self.host.vmctl("apply", path, "--dry-run").stdout)
+        self.assertEqual(list(self.host.list()), ["web"])
+
     def test_udp_is_another_port(self):
         port = free_port()
         self.host.start_manager()
@@ -169,9 +186,9 @@ class Allocation(HostTest):
         self.host.apply(spec)
         before = self.host.wait_state("web", "running")
         spec["network"] = forwards((f"127.0.0.1:{port}", 80), (f"127.0.0.1:{other}", 80))
-        self.host.apply(spec)
-        self.refused(self.host.vmctl("restart", "web", check=False), 6, "not restarted",
-                     f"127.0.0.1:{other}/tcp is taken by {self.command(process)} (pid {process.pid})")
+        whose = f"127.0.0.1:{other}/tcp is taken by {self.command(process)} (pid {process.pid})"
+        self.refused(self.host.apply(spec, check=False), 1, "goes on with its earlier one", whose)
+        self.refused(self.host.vmctl("restart", "web", check=False), 6, "not restarted", whose)
         self.assertEqual(self.host.vm("web")["qemu_pid"], before["qemu_pid"])
 
     # ---- what is left to the manager ----
