@@ -197,16 +197,33 @@ static void on_looked(void *arg, int r, const struct err *err)
         vm_prepare_steps(own->vm);
 }
 
+static bool has_own(const struct plan *plan)
+{
+    for (size_t i = 0; i < plan->n_disks; i++)
+        if (plan->disks[i].size)
+            return true;
+    return false;
+}
+
+/* Only an image of ours takes time to look at, so only for one does QEMU wait for a thread. */
 void own_disks_prepare(struct vm *vm)
 {
+    struct err err = ERR_INIT;
     int r = -ENOMEM;
 
     own_disks_end(vm); /* of an earlier try */
     vm->own_disks = calloc(1, sizeof(*vm->own_disks));
-    if (vm->own_disks) {
-        vm->own_disks->vm = vm;
-        r = task_start(vm->loop, &(struct task_work){ run, on_looked, vm->own_disks }, &vm->own_disks->task);
+    if (!vm->own_disks) {
+        vm_launch_failed(vm, NULL, strerror(-r));
+        return;
     }
+    vm->own_disks->vm = vm;
+    if (!has_own(&vm->plan)) {
+        r = run(vm->own_disks, &err);
+        on_looked(vm->own_disks, r, &err);
+        return;
+    }
+    r = task_start(vm->loop, &(struct task_work){ run, on_looked, vm->own_disks }, &vm->own_disks->task);
     if (r < 0)
         vm_launch_failed(vm, NULL, strerror(-r));
 }

@@ -10,7 +10,8 @@
 struct vm;
 struct plan_step;
 
-/* On a thread, since files may be on a slow server; then the plan's steps are run, or the launch has failed. */
+/* Where there are images of ours, on a thread, since their files may be on a slow server. Then the plan's steps are run, or the launch has
+ * failed: either may have come about when this returns. */
 void own_disks_prepare(struct vm *vm);
 
 /* What is to be run before the plan's own steps. */
