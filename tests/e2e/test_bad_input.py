@@ -55,11 +55,6 @@ class BadInput(HostTest):
             self.assertIn(done.returncode, (2, 3), (verb, done.stderr))
         self.assertEqual(os.listdir(os.path.join(self.host.dirs["run"], "vms")), ["bystander"])
 
-    def test_things_later_versions_bring_are_refused_by_name(self):
-        for key, value in (("image", {"name": "sp-vm"}), ("config_disk", {"label": "x", "files": {}})):
-            self.refuse({**self.host.fake_spec("web"), key: value}, "/" + key)
-        self.assertNothingLeft("web")
-
     def test_devices_and_modes_that_are_none(self):
         for key, value, where in (("gpus", ["c1:00.8"], "/gpus/0"), ("gpus", ["c1:00.0", "0000:C1:00.0"], "/gpus/1"),
                                   ("gpus", ["ffff:ff:1f.7"], "/gpus/0"), ("gpus", ["../../x"], "/gpus/0"), ("gpus", "c1:00.0", "/gpus"),
