@@ -91,6 +91,11 @@ def make_root_locked():
         f.write(wanted)
 
 
+def read_proc(pid, name):
+    with open(f"/proc/{pid}/{name}", encoding="ascii", errors="replace") as f:
+        return f.read()
+
+
 def start_time(pid):
     """Field 22 of /proc/PID/stat, or None when there is no such living process."""
     try:
@@ -157,10 +162,8 @@ class Container:
             with open(self.console, encoding="utf-8", errors="replace") as f:
                 raise AssertionError(f"systemd-nspawn ended ({self.nspawn.returncode}): {f.read()[-2000:]}")
         with contextlib.suppress(OSError, ValueError, IndexError):
-            children = open(f"/proc/{self.nspawn.pid}/task/{self.nspawn.pid}/children", encoding="ascii").read().split()
-            for child in children:
-                comm = open(f"/proc/{child}/comm", encoding="ascii").read().strip()
-                if comm == "systemd":
+            for child in read_proc(self.nspawn.pid, f"task/{self.nspawn.pid}/children").split():
+                if read_proc(child, "comm").strip() == "systemd":
                     return int(child)
         return None
 
