@@ -98,7 +98,9 @@ class CrashPoints(FaultTest):
     def stop_shim(self, point):
         """Where the manager can speak meanwhile, it does, and knows better than to do anything about it."""
         if point.startswith("manager."):
-            send(signal.SIGSTOP, *shims(self.host))
+            stopped = shims(self.host)
+            send(signal.SIGSTOP, *stopped)
+            wait_for(lambda: all(is_stopped(pid) for pid in stopped), "the shims to stand still, so that go_on() finds them", 10)
             send(signal.SIGCONT, self.host.manager.pid)
         if self.host.manager_answers():
             self.list_quickly()
