@@ -436,7 +436,8 @@ class Live(HostTest):
         self.host.wait_ticks("web")
         before, status = self.host.vm("web"), self.host.shim_status("web")
         wish = self.next_plan({**spec, "network": network(b, c)})  # one goes, one stays, one comes
-        self.host.write_spec(spec)
+        self.host.apply(spec)  # the wish was in the folder for a moment, and may have been heeded
+        wait_for(lambda: self.forwards() == sorted([a, b]) and not self.host.vm("web")["changed"], "the edit back to be in force")
         for point in POINTS:
             with self.subTest(point):
                 # a shim that the manager started, since only that has the fuses
