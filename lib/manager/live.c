@@ -114,6 +114,9 @@ static void updated(struct live *l, struct vm *vm, const json_t *changed)
     note_spec(l);
     log_vm_info(vm->name, "changed while it runs (%zu changes)", json_array_size(changed));
     vm_changed(vm);
+    /* A spec that was applied while an edit was under way may have been heeded before it: the newer wish counts. */
+    if (!vm->gone_from_registry && !vm->manager->stopping)
+        live_check(vm);
     end(l, &(struct live_result){ .changed = changed });
 }
 

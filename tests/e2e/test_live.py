@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import time
 import urllib.error
 import urllib.request
 
@@ -410,6 +411,21 @@ class Live(HostTest):
         wait_for(lambda: len(self.forwards()) == 1 and self.forwards() == self.planned_forwards(), "all of them to be done")
         self.host.start_manager()
         wait_for(lambda: self.forwards() == [ports[-1]], "the manager's wish")
+        self.assertWhole("web")
+        self.stopEverything()
+
+    def test_applied_while_an_edit_is_under_way(self):
+        """The newer of the two is what it comes to, whichever reaches the guest first."""
+        self.host.start_manager()
+        a, b, c = free_ports(3)
+        spec = self.host.guest_spec("web", network=network(a, b))
+        self.host.apply(spec)
+        self.host.wait_ticks("web")
+        for pause in range(24):
+            self.host.write_spec({**spec, "network": network(b, c)})
+            time.sleep(pause % 9 / 500)
+            self.host.apply(spec)
+            wait_for(lambda: self.forwards() == sorted([a, b]) and not self.host.vm("web")["changed"], f"what was applied ({pause})", 10)
         self.assertWhole("web")
         self.stopEverything()
 
