@@ -15,6 +15,23 @@ enum outcome outcome_merge(enum outcome so_far, enum outcome next)
     return next == OUTCOME_DONE ? so_far : OUTCOME_FAILED;
 }
 
+enum outcome each_argument(const struct invocation *in, enum outcome (*one)(const struct invocation *in, const char *text, json_t *results))
+{
+    auto_json json_t *results = must_json(json_array());
+    enum outcome outcome = OUTCOME_DONE;
+
+    for (size_t i = 0; i < in->n_args; i++) {
+        enum outcome next = one(in, in->args[i], results);
+
+        outcome = outcome_merge(outcome, next);
+        if (next == OUTCOME_UNREACHABLE)
+            break;
+    }
+    if (in->json && outcome != OUTCOME_USAGE)
+        put_json(results);
+    return outcome;
+}
+
 enum outcome name_check(const struct invocation *in, const char *name)
 {
     if (name_is_valid(name))

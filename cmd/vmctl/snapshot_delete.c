@@ -18,22 +18,7 @@ static enum outcome delete_one(const struct invocation *in, const char *text, js
     return outcome;
 }
 
-static enum outcome run(const struct invocation *in)
-{
-    auto_json json_t *results = must_json(json_array());
-    enum outcome outcome = OUTCOME_DONE;
-
-    for (size_t i = 0; i < in->n_args; i++) {
-        enum outcome one = delete_one(in, in->args[i], results);
-
-        outcome = outcome_merge(outcome, one);
-        if (one == OUTCOME_UNREACHABLE)
-            break;
-    }
-    if (in->json && outcome != OUTCOME_USAGE)
-        put_json(results);
-    return outcome;
-}
+static enum outcome run(const struct invocation *in) { return each_argument(in, delete_one); }
 
 const struct verb verb_snapshot_delete = {
     .name = "snapshot delete",
